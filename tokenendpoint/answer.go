@@ -1,0 +1,292 @@
+package tokenendpoint
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"mime"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// maxLifetime bounds expires_in from above, so that no answer keeps a token
+// for ever.
+const maxLifetime = 365 * 24 * time.Hour
+
+// answer is an HTTP answer of a token endpoint, read whole.
+type answer struct {
+	status int
+	header http.Header
+	body   []byte
+
+	// secrets are blanked out of all that is quoted from the answer.
+	secrets []string
+}
+
+// token reads the answer as RFC 6749 sections 5.1 and 5.2 describe it, and as
+// liberally as servers need: the format is told from the body, whatever the
+// Content-Type says; members that are not understood are ignored; an error may
+// come with any status.
+func (a *answer) token() (*Token, error) {
+	members, err := readMembers(a.body)
+
+	switch {
+	case a.status >= 300 && a.status < 400:
+		return nil, a.fail(Unreadable, members, fmt.Sprintf("the authorization server redirects (status %d), and redirects are not followed: write the final address as 'token_endpoint'", a.status))
+	case a.status == http.StatusTooManyRequests:
+		return nil, a.fail(Unavailable, members, "the authorization server is throttling (status 429)")
+	case a.status >= 500:
+		return nil, a.fail(Unavailable, members, fmt.Sprintf("the authorization server failed (status %d)", a.status))
+	case err == nil && (members.isError() || a.status >= 400 && members.code() != ""):
+		return nil, a.refused(members)
+	case a.status < 200 || a.status >= 400:
+		return nil, a.fail(Unreadable, members, fmt.Sprintf("the authorization server answered with status %d and no OAuth error code", a.status))
+	case err != nil:
+		return nil, a.fail(Unreadable, nil, fmt.Sprintf("the authorization server's answer (status %d, %s, %d bytes) is not a token: %s",
+			a.status, a.mediaType(), len(a.body), blank(err.Error(), a.secrets)))
+	}
+
+	token, err := members.token()
+	if err != nil {
+		return nil, a.fail(Unreadable, members, "the authorization server's answer cannot be used: "+blank(err.Error(), a.secrets))
+	}
+	return token, nil
+}
+
+// refused is the error for an answer with an OAuth error code.
+func (a *answer) refused(m members) *Error {
+	code := errorCode(m.code(), a.secrets)
+	switch code {
+	case "temporarily_unavailable", "server_error", "slow_down":
+		return a.fail(Unavailable, m, fmt.Sprintf("the authorization server is unavailable (%s)", code))
+	case "":
+		return a.fail(Refused, m, "the authorization server refused the token request with an error code that is not one")
+	}
+	return a.fail(Refused, m, fmt.Sprintf("the authorization server refused the token request (%s)", code))
+}
+
+func (a *answer) fail(kind Kind, m members, what string) *Error {
+	said, _ := m.text("error_description")
+	if said == "" {
+		if e, ok := m["error"]; ok && m.code() == "" {
+			said = string(e)
+		}
+	}
+	return &Error{
+		Kind:       kind,
+		Code:       errorCode(m.code(), a.secrets),
+		Status:     a.status,
+		RetryAfter: retryAfter(a.status, a.header, time.Now()),
+		what:       what,
+		said:       blank(said, a.secrets),
+	}
+}
+
+// mediaType returns the Content-Type, fit for an error text.
+func (a *answer) mediaType() string {
+	t, _, err := mime.ParseMediaType(a.header.Get("Content-Type"))
+	if err != nil {
+		return "no content type"
+	}
+	return blank(t, a.secrets)
+}
+
+// members are the top-level members of an answer, each as raw JSON. Names
+// compare with case, as RFC 6749 has them; encoding/json alone would take
+// ACCESS_TOKEN for access_token.
+type members map[string]json.RawMessage
+
+var byteOrderMark = []byte("\xef\xbb\xbf")
+
+// readMembers tells a JSON object from a form by its first character.
+func readMembers(body []byte) (members, error) {
+	body = bytes.TrimSpace(bytes.TrimPrefix(bytes.TrimSpace(body), byteOrderMark))
+	switch {
+	case len(body) == 0:
+		return nil, errors.New("it is empty")
+	case body[0] == '{':
+		return readJSON(body)
+	case body[0] == '<':
+		return nil, errors.New("it is a web page: check 'token_endpoint'")
+	}
+	return readForm(string(body))
+}
+
+func readJSON(body []byte) (members, error) {
+	d := json.NewDecoder(bytes.NewReader(body))
+	if _, err := d.Token(); err != nil {
+		return nil, errors.New("it is not valid JSON")
+	}
+	m := make(members)
+	for d.More() {
+		name, err := d.Token()
+		if err != nil {
+			return nil, errors.New("it is not valid JSON, or cut short")
+		}
+		var value json.RawMessage
+		if err := d.Decode(&value); err != nil {
+			return nil, errors.New("it is not valid JSON, or cut short")
+		}
+		if err := m.add(name.(string), value); err != nil {
+			return nil, err
+		}
+	}
+	if _, err := d.Token(); err != nil {
+		return nil, errors.New("it is not valid JSON, or cut short")
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return nil, errors.New("something follows the JSON object")
+	}
+	return m, nil
+}
+
+// readForm reads what GitHub and others send where no Accept header asks for
+// JSON: application/x-www-form-urlencoded.
+func readForm(body string) (members, error) {
+	form, err := url.ParseQuery(body)
+	if err != nil || form.Get("access_token") == "" && form.Get("error") == "" {
+		return nil, errors.New("it is neither a JSON object nor a form with an access_token")
+	}
+	m := make(members)
+	for name, values := range form {
+		for _, v := range values {
+			value, _ := json.Marshal(v)
+			if err := m.add(name, value); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return m, nil
+}
+
+// add refuses a member that comes twice with two values: RFC 8259 section 4
+// leaves open which one counts, so a reader and a writer may disagree.
+func (m members) add(name string, value json.RawMessage) error {
+	if before, ok := m[name]; ok && !bytes.Equal(before, value) {
+		switch name {
+		case "access_token", "token_type", "expires_in", "refresh_token", "error":
+			return fmt.Errorf("it has two different %s members", name)
+		}
+	}
+	m[name] = value
+	return nil
+}
+
+// text returns a member that is a string; ok is false if it is something else.
+// An absent one and null are "".
+func (m members) text(name string) (s string, ok bool) {
+	raw, present := m[name]
+	if !present || string(raw) == "null" {
+		return "", true
+	}
+	err := json.Unmarshal(raw, &s)
+	return s, err == nil
+}
+
+// isError tells whether the error member says that there is one. Servers send
+// false, 0, null and "" along with a good token.
+func (m members) isError() bool {
+	switch e := string(bytes.TrimSpace(m["error"])); e {
+	case "", "null", "false", "0", `""`, "{}", "[]":
+		return false
+	}
+	return true
+}
+
+// code returns the OAuth error code, also out of an error object as some
+// servers send it; empty if there is none.
+func (m members) code() string {
+	if !m.isError() {
+		return ""
+	}
+	code, ok := m.text("error")
+	if ok {
+		return code
+	}
+	var object members
+	if json.Unmarshal(m["error"], &object) == nil {
+		for _, name := range []string{"code", "error", "type", "status"} {
+			if code, ok := object.text(name); ok && code != "" {
+				return code
+			}
+		}
+	}
+	return ""
+}
+
+// token checks the members before anything can be cached.
+func (m members) token() (*Token, error) {
+	access, ok := m.text("access_token")
+	switch {
+	case !ok:
+		return nil, errors.New("access_token is not a string")
+	case access == "":
+		return nil, errors.New("it holds no access_token")
+	case !visible(access):
+		return nil, errors.New("access_token holds characters that do not belong in a header field")
+	}
+	tokenType, ok := m.text("token_type")
+	if !ok || !visible(tokenType) {
+		return nil, errors.New("token_type is not a word")
+	}
+	refresh := m.refreshToken()
+	for _, r := range refresh {
+		if r < 0x20 || r > 0x7e { // RFC 6749 appendix A.17
+			return nil, errors.New("refresh_token holds characters that do not belong in one")
+		}
+	}
+	return &Token{
+		AccessToken:  NewSecret(access),
+		Type:         tokenType,
+		Lifetime:     m.lifetime(),
+		RefreshToken: NewSecret(refresh),
+	}, nil
+}
+
+// refreshToken also takes a number, in the digits it was written with: losing
+// a rotated refresh token over its JSON type would cost the grant.
+func (m members) refreshToken() string {
+	s, ok := m.text("refresh_token")
+	if ok {
+		return s
+	}
+	var n json.Number
+	if json.Unmarshal(m["refresh_token"], &n) == nil {
+		return n.String()
+	}
+	return ""
+}
+
+// lifetime reads expires_in, a number of seconds as JSON number, string or
+// float. Missing, unreadable, zero or negative is 0; the rest is kept between
+// a second and a year.
+func (m members) lifetime() time.Duration {
+	s, ok := m.text("expires_in")
+	if !ok {
+		s = string(m["expires_in"])
+	}
+	seconds, err := strconv.ParseFloat(strings.TrimSpace(s), 64)
+	if err != nil && !errors.Is(err, strconv.ErrRange) || math.IsNaN(seconds) || seconds <= 0 {
+		return 0
+	}
+	if seconds >= maxLifetime.Seconds() {
+		return maxLifetime
+	}
+	return max(time.Second, time.Duration(seconds*float64(time.Second)))
+}
+
+// visible reports whether s consists of %x21-7E.
+func visible(s string) bool {
+	for i := range len(s) {
+		if s[i] < 0x21 || s[i] > 0x7e {
+			return false
+		}
+	}
+	return true
+}

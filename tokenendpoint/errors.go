@@ -1,0 +1,116 @@
+package tokenendpoint
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"regexp"
+	"strings"
+	"time"
+)
+
+// Kind sorts failed token requests by what can be done about them.
+type Kind int
+
+const (
+	// Unprepared: the request could not be made, because a credential could
+	// not be read, say. Nothing was sent.
+	Unprepared Kind = iota
+
+	// Unavailable: the server cannot be reached, is throttling or answers 5xx.
+	// The same request may succeed later.
+	Unavailable
+
+	// Refused: the server said no, with an OAuth error code.
+	Refused
+
+	// Unreadable: the server answered something that is not an OAuth answer, or
+	// a token that must not be used.
+	Unreadable
+)
+
+// Error is a failed token request. Its text is for the operator: it holds no
+// value that was sent, and of the server's own words only a cleaned, capped
+// quotation.
+type Error struct {
+	Kind Kind
+
+	// Code is the OAuth error code (RFC 6749 section 5.2); empty if none came.
+	Code string
+
+	// Status is the HTTP status of the answer, 0 if there was none.
+	Status int
+
+	// RetryAfter is how long the server asks to be left alone; 0 if it does not.
+	RetryAfter time.Duration
+
+	what string // what happened
+	said string // the server's words, blanked
+}
+
+// Error says what happened, quotes the server, and ends with the next step
+// where the OAuth error code tells one.
+func (e *Error) Error() string {
+	var s strings.Builder
+	s.WriteString(e.what)
+	if e.said != "" {
+		fmt.Fprintf(&s, ": the server says %q", e.said)
+	}
+	if hint := hints[e.Code]; hint != "" {
+		s.WriteString("; " + hint)
+	}
+	return s.String()
+}
+
+// hints are the next steps for the codes of RFC 6749 section 5.2 and RFC 8707.
+var hints = map[string]string{
+	"invalid_client":         "check 'client_id', 'client_secret' and 'client_auth'",
+	"unauthorized_client":    "allow this client the grant type at the authorization server, or change 'grant'",
+	"unsupported_grant_type": "the server does not know this grant type: change 'grant'",
+	"invalid_scope":          "check 'scope' against what the server grants this client",
+	"invalid_target":         "check 'resource' and 'audience' against what the server knows",
+	"invalid_grant":          "the refresh token or assertion is no longer valid: supply a new one",
+	"invalid_request":        "a field is missing or malformed: check 'token_param' and the server's documentation",
+}
+
+// unprepared is the error of a request that was never sent.
+func unprepared(err error) *Error {
+	return &Error{Kind: Unprepared, what: err.Error()}
+}
+
+// unreachable is the error of a request that got no answer.
+func unreachable(err error, timeout time.Duration, secrets []string) *Error {
+	what := "the authorization server cannot be reached"
+	if isTimeout(err) {
+		what = fmt.Sprintf("the authorization server gave no whole answer in time ('timeout' is %s)", timeout)
+	}
+	// Without the wrapping of net/http, which repeats the URL and its query.
+	if u, ok := errors.AsType[*url.Error](err); ok {
+		err = u.Err
+	}
+	return &Error{Kind: Unavailable, what: what + ": " + blank(err.Error(), secrets)}
+}
+
+func isTimeout(err error) bool {
+	if errors.Is(err, context.DeadlineExceeded) {
+		return true
+	}
+	t, ok := errors.AsType[interface {
+		error
+		Timeout() bool
+	}](err)
+	return ok && t.Timeout()
+}
+
+// codePattern is what an error code may look like to be repeated. Sentences
+// and anything that was blanked do not match.
+var codePattern = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_.:-]{0,63}$`)
+
+// errorCode returns code if it is safe to show, and else "".
+func errorCode(code string, secrets []string) string {
+	if codePattern.MatchString(code) && blank(code, secrets) == code {
+		return code
+	}
+	return ""
+}
