@@ -1,0 +1,379 @@
+package upstreamoauth2
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"net/http"
+	"net/textproto"
+	"slices"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+)
+
+const directive = "upstream_oauth2"
+
+func init() {
+	httpcaddyfile.RegisterHandlerDirective(directive, parseDirective)
+	httpcaddyfile.RegisterGlobalOption(directive, parseGlobalOption)
+	// Behind forward_auth, whose server must not see the token, and ahead of
+	// handle and route, which may hold the reverse_proxy.
+	httpcaddyfile.RegisterDirectiveOrder(directive, httpcaddyfile.After, "request_header")
+}
+
+func parseDirective(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
+	handler := new(Handler)
+	err := handler.UnmarshalCaddyfile(h.Dispenser)
+	return handler, err
+}
+
+// UnmarshalCaddyfile sets up the handler from Caddyfile tokens. Syntax:
+//
+//	upstream_oauth2 [<matcher>] [<name>] {
+//		token_endpoint   <url>
+//
+//		client_id        <id>
+//		client_secret    <secret>
+//		client_auth      client_secret_basic|client_secret_basic_raw|client_secret_post|none
+//
+//		grant            client_credentials|<type>
+//		grant            refresh_token {
+//			refresh_token <placeholder>
+//		}
+//		scope            <scope>...
+//		audience         <audience>...
+//		resource         <uri>...
+//		token_param      <name> <value>
+//		token_header     <name> <value>
+//
+//		inject           header [<name> [<scheme>]]
+//		inject           query <name>
+//		keep_existing
+//
+//		refresh_ahead    <percent|duration>
+//		default_lifetime <duration>
+//		timeout          <duration>
+//		on_error         reject|pass
+//
+//		transport        http {
+//			...
+//		}
+//		allow_http
+//	}
+//
+// A name without a block refers to a client defined under the global option of
+// the same name.
+func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next() // the directive
+	if d.NextArg() {
+		h.Name = d.Val()
+	}
+	if d.NextArg() {
+		return d.Errf("unexpected %q: write '%s [<matcher>] [<name>] { ... }'", d.Val(), directive)
+	}
+	lines, err := parseClient(d, &h.Client)
+	if err != nil {
+		return err
+	}
+	if len(lines.options) > 0 {
+		return lines.check(&h.Client)
+	}
+	if h.Name == "" {
+		return d.Errf("%s needs a block that defines the client, or the name of one that is defined under the global option %[1]s", directive)
+	}
+	return nil
+}
+
+// parseGlobalOption reads the global option. Syntax:
+//
+//	upstream_oauth2 {
+//		client <name> {
+//			... the lines of the directive
+//		}
+//	}
+func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
+	d.Next() // the option
+	if existing != nil {
+		return nil, d.Errf("the global option %s is given twice: put all clients into one", directive)
+	}
+	if d.NextArg() {
+		return nil, d.Errf("unexpected %q: write '%s { client <name> { ... } }'", d.Val(), directive)
+	}
+	app := App{Clients: make(map[string]*Client)}
+	for nesting := d.Nesting(); d.NextBlock(nesting); {
+		if d.Val() != "client" {
+			return nil, d.Errf("unknown option %q: clients are written as 'client <name> { ... }'", d.Val())
+		}
+		args := d.RemainingArgs()
+		if len(args) != 1 {
+			return nil, d.Err("write 'client <name> { ... }'")
+		}
+		name := args[0]
+		if _, ok := app.Clients[name]; ok {
+			return nil, d.Errf("client %q is defined twice: remove one, or give it another name", name)
+		}
+		client := new(Client)
+		lines, err := parseClient(d, client)
+		if err != nil {
+			return nil, err
+		}
+		if err := lines.check(client); err != nil {
+			return nil, err
+		}
+		app.Clients[name] = client
+	}
+	return httpcaddyfile.App{Name: directive, Value: caddyconfig.JSON(app, nil)}, nil
+}
+
+// clientLines remembers where a client and each of its options stand.
+type clientLines struct {
+	start   line
+	options map[string]line
+}
+
+type line struct {
+	file   string
+	number int
+}
+
+func lineOf(d *caddyfile.Dispenser) line { return line{d.File(), d.Line()} }
+
+// check looks at the client as a whole. Its error points at the option it is
+// about, or at the client's first line if that option is missing.
+func (l clientLines) check(client *Client) error {
+	err := client.check()
+	if err == nil {
+		return nil
+	}
+	at := l.start
+	if e, ok := errors.AsType[*optionError](err); ok {
+		if where, ok := l.options[e.option]; ok {
+			at = where
+		}
+	}
+	return fmt.Errorf("%s: %w, at %s:%d", directive, err, at.file, at.number)
+}
+
+// option is one line of a client's block.
+type option struct {
+	usage string
+	parse func(d *caddyfile.Dispenser, c *Client, args []string) error
+
+	min, max int  // number of arguments; max -1 is any
+	repeats  bool // may be written on several lines
+}
+
+// options are all lines of a client's block.
+var options = map[string]option{
+	"token_endpoint": {usage: "<url>", min: 1, max: 1, parse: text(func(c *Client) *string { return &c.TokenEndpoint })},
+	"client_id":      {usage: "<id>", min: 1, max: 1, parse: text(func(c *Client) *string { return &c.ClientID })},
+	"client_secret":  {usage: "<secret>", min: 1, max: 1, parse: parseClientSecret},
+	"client_auth":    {usage: "<method>", min: 1, max: 1, parse: parseClientAuth},
+
+	"grant":        {usage: "<type>", min: 1, max: 1, parse: parseGrant},
+	"scope":        {usage: "<scope>...", min: 1, max: -1, repeats: true, parse: parseScope},
+	"audience":     {usage: "<audience>...", min: 1, max: -1, repeats: true, parse: list(func(c *Client) *[]string { return &c.Audience })},
+	"resource":     {usage: "<uri>...", min: 1, max: -1, repeats: true, parse: list(func(c *Client) *[]string { return &c.Resource })},
+	"token_param":  {usage: "<name> <value>", min: 2, max: 2, repeats: true, parse: pair(func(c *Client) *map[string]Credential { return &c.TokenParam }, asWritten)},
+	"token_header": {usage: "<name> <value>", min: 2, max: 2, repeats: true, parse: pair(func(c *Client) *map[string]Credential { return &c.TokenHeader }, textproto.CanonicalMIMEHeaderKey)},
+
+	"inject":        {usage: injectUsage, min: 1, max: 3, parse: parseInject},
+	"keep_existing": {parse: flag(func(c *Client) *bool { return &c.KeepExisting })},
+
+	"refresh_ahead":    {usage: "<percent|duration>", min: 1, max: 1, parse: text(func(c *Client) *string { return &c.RefreshAhead })},
+	"default_lifetime": {usage: "<duration>", min: 1, max: 1, parse: duration(func(c *Client) *caddy.Duration { return &c.DefaultLifetime })},
+	"timeout":          {usage: "<duration>", min: 1, max: 1, parse: duration(func(c *Client) *caddy.Duration { return &c.Timeout })},
+	"on_error":         {usage: "reject|pass", min: 1, max: 1, parse: text(func(c *Client) *string { return &c.OnError })},
+
+	"transport":  {usage: "http { ... }", min: 1, max: 1},
+	"allow_http": {parse: flag(func(c *Client) *bool { return &c.AllowHTTP })},
+}
+
+const injectUsage = "header [<name> [<scheme>]] | query <name>"
+
+// otherNames are what the same options are called elsewhere.
+var otherNames = map[string]string{
+	"token_url":       "token_endpoint",
+	"endpoint":        "token_endpoint",
+	"secret":          "client_secret",
+	"auth_style":      "client_auth",
+	"auth_method":     "client_auth",
+	"grant_type":      "grant",
+	"scopes":          "scope",
+	"audiences":       "audience",
+	"endpoint_params": "token_param",
+	"params":          "token_param",
+	"header":          "inject",
+	"ttl":             "default_lifetime",
+}
+
+// parseClient reads a client's block, if there is one.
+func parseClient(d *caddyfile.Dispenser, c *Client) (clientLines, error) {
+	lines := clientLines{start: lineOf(d), options: make(map[string]line)}
+	for nesting := d.Nesting(); d.NextBlock(nesting); {
+		name := d.Val()
+		o, ok := options[name]
+		if !ok {
+			return lines, unknownOption(d, name)
+		}
+		if first, again := lines.options[name]; again && !o.repeats {
+			return lines, d.Errf("%s is given twice, first in line %d: remove one", name, first.number)
+		}
+		lines.options[name] = lineOf(d)
+
+		if name == "transport" { // the module reads its own arguments and block
+			if err := parseTransport(d, c); err != nil {
+				return lines, err
+			}
+			continue
+		}
+		args := d.RemainingArgs()
+		if len(args) < o.min || o.max >= 0 && len(args) > o.max {
+			return lines, d.Errf("%s does not go with %d arguments: write '%s'", name, len(args), strings.TrimSpace(name+" "+o.usage))
+		}
+		if err := o.parse(d, c, args); err != nil {
+			return lines, err
+		}
+		if d.NextBlock(d.Nesting()) {
+			return lines, d.Errf("%s takes no block here: write '%s'", name, strings.TrimSpace(name+" "+o.usage))
+		}
+	}
+	return lines, nil
+}
+
+func unknownOption(d *caddyfile.Dispenser, name string) error {
+	if known, ok := otherNames[name]; ok {
+		return d.Errf("unknown option %q: write '%s %s'", name, known, options[known].usage)
+	}
+	return d.Errf("unknown option %q: there are %s", name, strings.Join(slices.Sorted(maps.Keys(options)), ", "))
+}
+
+// text reads an option with one value.
+func text(field func(*Client) *string) func(*caddyfile.Dispenser, *Client, []string) error {
+	return func(_ *caddyfile.Dispenser, c *Client, args []string) error {
+		*field(c) = args[0]
+		return nil
+	}
+}
+
+// list reads an option with any number of values.
+func list(field func(*Client) *[]string) func(*caddyfile.Dispenser, *Client, []string) error {
+	return func(_ *caddyfile.Dispenser, c *Client, args []string) error {
+		*field(c) = append(*field(c), args...)
+		return nil
+	}
+}
+
+// flag reads an option without a value.
+func flag(field func(*Client) *bool) func(*caddyfile.Dispenser, *Client, []string) error {
+	return func(_ *caddyfile.Dispenser, c *Client, _ []string) error {
+		*field(c) = true
+		return nil
+	}
+}
+
+// pair reads an option that sets one of several names.
+func pair(field func(*Client) *map[string]Credential, spell func(string) string) func(*caddyfile.Dispenser, *Client, []string) error {
+	return func(d *caddyfile.Dispenser, c *Client, args []string) error {
+		m := field(c)
+		if *m == nil {
+			*m = make(map[string]Credential)
+		}
+		name := spell(args[0])
+		if _, ok := (*m)[name]; ok {
+			return d.Errf("%s is given twice: a token request repeats no field (RFC 6749 section 3.2)", args[0])
+		}
+		(*m)[name] = Credential(args[1])
+		return nil
+	}
+}
+
+func asWritten(name string) string { return name }
+
+func duration(field func(*Client) *caddy.Duration) func(*caddyfile.Dispenser, *Client, []string) error {
+	return func(d *caddyfile.Dispenser, c *Client, args []string) error {
+		value, err := caddy.ParseDuration(args[0])
+		if err != nil || value <= 0 {
+			return d.Errf("%q is not a duration longer than zero: write one such as 30s, 5m or 1h", args[0])
+		}
+		*field(c) = caddy.Duration(value)
+		return nil
+	}
+}
+
+func parseClientSecret(_ *caddyfile.Dispenser, c *Client, args []string) error {
+	c.ClientSecret = Credential(args[0])
+	return nil
+}
+
+func parseClientAuth(_ *caddyfile.Dispenser, c *Client, args []string) error {
+	c.ClientAuth = &ClientAuth{Method: args[0]}
+	return nil
+}
+
+func parseGrant(d *caddyfile.Dispenser, c *Client, args []string) error {
+	c.Grant = &Grant{Type: args[0]}
+	for nesting := d.Nesting(); d.NextBlock(nesting); {
+		if c.Grant.Type != refreshToken {
+			return d.Errf("the %s grant has no option %q: write further form fields as 'token_param <name> <value>'", c.Grant.Type, d.Val())
+		}
+		args := append([]string{d.Val()}, d.RemainingArgs()...)
+		if len(args) != 2 || args[0] != "refresh_token" {
+			return d.Errf("unexpected %q: write 'refresh_token <placeholder>'", strings.Join(args[:1], " "))
+		}
+		if c.Grant.RefreshToken != "" {
+			return d.Err("refresh_token is given twice: remove one")
+		}
+		c.Grant.RefreshToken = Credential(args[1])
+	}
+	return nil
+}
+
+// parseScope also takes several scopes in one quoted argument.
+func parseScope(_ *caddyfile.Dispenser, c *Client, args []string) error {
+	for _, arg := range args {
+		c.Scope = append(c.Scope, strings.Fields(arg)...)
+	}
+	return nil
+}
+
+func parseInject(d *caddyfile.Dispenser, c *Client, args []string) error {
+	switch {
+	case args[0] != injectHeader && args[0] != injectQuery,
+		args[0] == injectQuery && len(args) != 2:
+		return d.Errf("write 'inject %s'", injectUsage)
+	}
+	c.Inject = &Inject{In: args[0]}
+	if len(args) > 1 {
+		c.Inject.Name = args[1]
+	}
+	if len(args) > 2 {
+		c.Inject.Scheme = args[2]
+	}
+	return nil
+}
+
+// parseTransport reads the line as reverse_proxy reads its own.
+func parseTransport(d *caddyfile.Dispenser, c *Client) error {
+	if !d.NextArg() || d.Val() != "http" {
+		return d.Err("write 'transport http { ... }' with the options of reverse_proxy's http transport")
+	}
+	module, err := caddyfile.UnmarshalModule(d, "http.reverse_proxy.transport.http")
+	if err != nil {
+		return err
+	}
+	transport, ok := module.(http.RoundTripper)
+	if !ok {
+		return d.Errf("%T cannot send a token request", module)
+	}
+	c.TransportRaw = caddyconfig.JSONModuleObject(transport, "protocol", "http", nil)
+	return nil
+}
+
+// Interface guards
+var _ caddyfile.Unmarshaler = (*Handler)(nil)

@@ -1,0 +1,376 @@
+package upstreamoauth2
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/textproto"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"go.uber.org/zap/zapcore"
+	"golang.org/x/net/http/httpguts"
+
+	"github.com/upstream-oauth2/caddy-upstream-oauth2/tokenendpoint"
+)
+
+// Client is an OAuth 2.0 client: an authorization server, the credentials to
+// use there, the token to ask for, and where on a request the token goes.
+//
+// Values may hold global placeholders, such as {env.NAME} and
+// {file./absolute/path}. They stay unexpanded in the config and are resolved
+// for each token request, so that a rotated secret file is picked up without a
+// reload.
+type Client struct {
+	// The token endpoint's URL (RFC 6749 section 3.2). Required. It must use
+	// https, unless its host is a loopback one or allow_http is set. A query is
+	// kept; a fragment is refused. Redirects from it are never followed.
+	TokenEndpoint string `json:"token_endpoint,omitempty"`
+
+	// The client identifier (RFC 6749 section 2.2). Required.
+	ClientID string `json:"client_id,omitempty"`
+
+	// The client's secret. Best a placeholder, {env.NAME} or
+	// {file./absolute/path}: a literal one shows wherever the config does.
+	ClientSecret Credential `json:"client_secret,omitempty"`
+
+	// How the client proves itself at the token endpoint.
+	// Default: client_secret_basic.
+	ClientAuth *ClientAuth `json:"client_auth,omitempty"`
+
+	// The grant to ask for a token with. Default: client_credentials.
+	Grant *Grant `json:"grant,omitempty"`
+
+	// The scopes to ask for (RFC 6749 section 3.3). Default: none, which leaves
+	// it to the server.
+	Scope []string `json:"scope,omitempty"`
+
+	// The services the token is for, by the server's names for them; sent as
+	// one audience field each (RFC 8693 section 2.1; Auth0 and others take it
+	// with every grant).
+	Audience []string `json:"audience,omitempty"`
+
+	// The services the token is for, as absolute URIs without fragment; sent as
+	// one resource field each (RFC 8707 section 2).
+	Resource []string `json:"resource,omitempty"`
+
+	// Further form fields of the token request, by name.
+	TokenParam map[string]Credential `json:"token_param,omitempty"`
+
+	// Further header fields of the token request, by name. They win over the
+	// Accept and User-Agent fields that are sent otherwise.
+	TokenHeader map[string]Credential `json:"token_header,omitempty"`
+
+	// Where on a request the token goes. Default: the Authorization header.
+	Inject *Inject `json:"inject,omitempty"`
+
+	// Leave a request alone that brings the field itself. Default: false, which
+	// replaces whatever the caller sent there.
+	KeepExisting bool `json:"keep_existing,omitempty"`
+
+	// How long before its expiry a token is renewed: a percentage of its life,
+	// from 1% to 90%, or a duration, of which at most half the life counts.
+	// Default: 20%.
+	RefreshAhead string `json:"refresh_ahead,omitempty"`
+
+	// The life of a token whose expires_in is missing, zero, negative or not
+	// readable. Default: 1h.
+	DefaultLifetime caddy.Duration `json:"default_lifetime,omitempty"`
+
+	// How long one token request may take, from the connection to the last byte
+	// of the answer. Default: 10s.
+	Timeout caddy.Duration `json:"timeout,omitempty"`
+
+	// What becomes of a request for which there is no token: "reject" answers
+	// it with 502 or 503, "pass" lets it go on without one. Default: reject.
+	OnError string `json:"on_error,omitempty"`
+
+	// The connection to the authorization server, as in the transport of
+	// reverse_proxy; only the http transport makes sense.
+	TransportRaw json.RawMessage `json:"transport,omitempty" caddy:"namespace=http.reverse_proxy.transport inline_key=protocol"`
+
+	// Allow an endpoint with plain http that is not on a loopback address.
+	// Credentials then cross the network in the clear. Default: false.
+	AllowHTTP bool `json:"allow_http,omitempty"`
+}
+
+// Inject says where on a request the token goes.
+type Inject struct {
+	// "header" (the default), or "query" as a last resort (RFC 6750 section
+	// 2.3): URLs end up in logs.
+	In string `json:"in,omitempty"`
+
+	// The name of the header field or query parameter. Default for a header:
+	// Authorization. Required for a query parameter.
+	Name string `json:"name,omitempty"`
+
+	// What stands before the token in the header field. Default: in
+	// Authorization what the token_type asks for, that is Bearer; nothing in any
+	// other field. With a scheme the token is used whatever its token_type.
+	Scheme string `json:"scheme,omitempty"`
+}
+
+// Ways to send the token, and what to do without one.
+const (
+	injectHeader  = "header"
+	injectQuery   = "query"
+	onErrorReject = "reject"
+	onErrorPass   = "pass"
+)
+
+// Defaults of the client's settings.
+const (
+	defaultLifetime = time.Hour
+	defaultTimeout  = 10 * time.Second
+)
+
+// MarshalLogObject implements zapcore.ObjectMarshaler, which keeps credentials
+// out of the log that "servers { trace }" writes of each handler.
+func (c Client) MarshalLogObject(enc zapcore.ObjectEncoder) error {
+	enc.AddString("token_endpoint", c.TokenEndpoint)
+	enc.AddString("client_id", c.ClientID)
+	return nil
+}
+
+// optionError is a mistake in the config, with the option it is about, so that
+// a Caddyfile error can point at the option's line.
+type optionError struct {
+	option string
+	err    error
+}
+
+func (e *optionError) Error() string { return e.option + ": " + e.err.Error() }
+func (e *optionError) Unwrap() error { return e.err }
+
+func optionErrorf(option, format string, args ...any) error {
+	return &optionError{option, fmt.Errorf(format, args...)}
+}
+
+// check finds the mistakes that show without resolving a placeholder.
+func (c *Client) check() error {
+	if c.TokenEndpoint == "" {
+		return optionErrorf("token_endpoint", "is missing: write the URL that tokens are requested from")
+	}
+	if c.ClientID == "" {
+		return optionErrorf("client_id", "is missing: write the client's identifier at the authorization server")
+	}
+	for _, check := range []func() error{c.checkClientAuth, c.checkGrant, c.checkTokenRequest, c.checkInject} {
+		if err := check(); err != nil {
+			return err
+		}
+	}
+	if _, err := parseAhead(c.RefreshAhead); err != nil {
+		return &optionError{"refresh_ahead", err}
+	}
+	if c.DefaultLifetime < 0 {
+		return optionErrorf("default_lifetime", "must be longer than zero")
+	}
+	if c.Timeout < 0 {
+		return optionErrorf("timeout", "must be longer than zero")
+	}
+	switch c.OnError {
+	case "", onErrorReject, onErrorPass:
+	default:
+		return optionErrorf("on_error", "must be 'reject' or 'pass', not %q", c.OnError)
+	}
+	return nil
+}
+
+// checkTokenRequest checks what goes into the form and header of the request.
+func (c *Client) checkTokenRequest() error {
+	for _, scope := range c.Scope {
+		if scope == "" || strings.ContainsAny(scope, " \"\\\t\r\n") {
+			return optionErrorf("scope", "%q is not a scope: write them one by one, separated by spaces, without quotes (RFC 6749 section 3.3)", scope)
+		}
+	}
+	for _, resource := range c.Resource {
+		if strings.Contains(resource, "{") {
+			continue // checked once it is resolved
+		}
+		if err := checkResource(resource); err != nil {
+			return &optionError{"resource", err}
+		}
+	}
+	for name := range c.TokenParam {
+		if option, taken := ownParams[name]; taken {
+			return optionErrorf("token_param", "the form field %s is set by '%s': use that instead", name, option)
+		}
+	}
+	for name := range c.TokenHeader {
+		switch {
+		case !httpguts.ValidHeaderFieldName(name):
+			return optionErrorf("token_header", "%q is not a header field name", name)
+		case name == "Authorization" && c.authMethod().usesAuthorization():
+			return optionErrorf("token_header", "the Authorization field carries the client's credentials: write 'client_auth client_secret_post' or 'client_auth none' to use it otherwise")
+		case slices.Contains(ownHeaders, name):
+			return optionErrorf("token_header", "the %s field is set by the request itself", name)
+		}
+	}
+	return nil
+}
+
+func checkResource(resource string) error {
+	u, err := url.Parse(resource)
+	if err != nil || !u.IsAbs() || strings.Contains(resource, "#") {
+		return fmt.Errorf("%q must be an absolute URI without a fragment, such as https://api.example.com (RFC 8707 section 2)", resource)
+	}
+	return nil
+}
+
+// ownParams are the form fields that options of their own set.
+var ownParams = map[string]string{
+	"grant_type":    "grant",
+	"client_id":     "client_id",
+	"client_secret": "client_secret",
+	"scope":         "scope",
+	"audience":      "audience",
+	"resource":      "resource",
+	"refresh_token": "grant refresh_token",
+}
+
+// ownHeaders are the header fields of the token request that net/http sets.
+var ownHeaders = []string{"Connection", "Content-Length", "Content-Type", "Host", "Trailer", "Transfer-Encoding", "Upgrade"}
+
+// checkInject refuses fields that could never carry a token.
+func (c *Client) checkInject() error {
+	if c.Inject == nil {
+		return nil
+	}
+	in := *c.Inject
+	switch in.In {
+	case injectQuery:
+		if in.Name == "" {
+			return optionErrorf("inject", "the query parameter has no name: write 'inject query access_token'")
+		}
+		if in.Scheme != "" {
+			return optionErrorf("inject", "a query parameter takes no scheme")
+		}
+	case "", injectHeader:
+		name := textproto.CanonicalMIMEHeaderKey(in.Name)
+		switch {
+		case name != "" && !httpguts.ValidHeaderFieldName(name):
+			return optionErrorf("inject", "%q is not a header field name", in.Name)
+		case slices.Contains(hopByHopHeaders, name):
+			return optionErrorf("inject", "the %s field never reaches the upstream, as it is for one connection only: use another", name)
+		case in.Scheme != "" && !httpguts.ValidHeaderFieldName(in.Scheme): // both are RFC 9110 tokens
+			return optionErrorf("inject", "%q is not an authentication scheme", in.Scheme)
+		}
+	default:
+		return optionErrorf("inject", "must be 'header' or 'query', not %q", in.In)
+	}
+	return nil
+}
+
+// hopByHopHeaders are the fields that reverse_proxy drops or rewrites.
+var hopByHopHeaders = []string{
+	"Connection", "Content-Length", "Host", "Keep-Alive", "Proxy-Authenticate", "Proxy-Authorization",
+	"Proxy-Connection", "Te", "Trailer", "Transfer-Encoding", "Upgrade",
+}
+
+// settings are a client's settings with every placeholder resolved, as one
+// token request needs them.
+type settings struct {
+	endpoint string
+	clientID string
+	secret   tokenendpoint.Secret
+	form     url.Values
+	header   map[string][]string
+	refresh  tokenendpoint.Secret // the first refresh token
+}
+
+// resolve expands the placeholders. All fails that it finds are the operator's
+// to mend: the error names the option and the way out.
+func (c *Client) resolve(repl *caddy.Replacer) (settings, error) {
+	var problem error
+	expandOption := func(option, value string) string {
+		v, err := expand(repl, value)
+		if err != nil && problem == nil {
+			problem = &optionError{option, err}
+		}
+		return v
+	}
+	expandAll := func(option string, values []string) []string {
+		out := make([]string, 0, len(values))
+		for _, v := range values {
+			out = append(out, expandOption(option, v))
+		}
+		return out
+	}
+
+	s := settings{
+		endpoint: expandOption("token_endpoint", c.TokenEndpoint),
+		clientID: expandOption("client_id", c.ClientID),
+		secret:   tokenendpoint.NewSecret(expandOption("client_secret", string(c.ClientSecret))),
+		form:     make(url.Values),
+		header:   make(map[string][]string),
+	}
+	s.form.Set("grant_type", c.grant().Type)
+	s.form.Set("scope", strings.Join(expandAll("scope", c.Scope), " "))
+	s.form["audience"] = expandAll("audience", c.Audience)
+	s.form["resource"] = expandAll("resource", c.Resource)
+	for name, value := range c.TokenParam {
+		s.form.Set(name, expandOption("token_param", string(value)))
+	}
+	for name, value := range c.TokenHeader {
+		v := expandOption("token_header", string(value))
+		if !httpguts.ValidHeaderFieldValue(v) && problem == nil {
+			problem = optionErrorf("token_header", "the value for %s does not fit a header field", name)
+		}
+		s.header[textproto.CanonicalMIMEHeaderKey(name)] = []string{v}
+	}
+	s.refresh = tokenendpoint.NewSecret(expandOption("refresh_token", string(c.grant().RefreshToken)))
+	if problem != nil {
+		return settings{}, problem
+	}
+
+	if err := tokenendpoint.CheckEndpoint(s.endpoint, c.AllowHTTP); err != nil {
+		return settings{}, &optionError{"token_endpoint", err}
+	}
+	for _, resource := range s.form["resource"] {
+		if err := checkResource(resource); err != nil {
+			return settings{}, &optionError{"resource", err}
+		}
+	}
+	return s, nil
+}
+
+// life returns the settings that shape a token's life, with defaults applied.
+func (c *Client) life() lifeSettings {
+	refreshAhead, _ := parseAhead(c.RefreshAhead) // checked before
+	l := lifeSettings{refreshAhead: refreshAhead, defaultLifetime: time.Duration(c.DefaultLifetime)}
+	if l.defaultLifetime == 0 {
+		l.defaultLifetime = defaultLifetime
+	}
+	return l
+}
+
+// timeout returns how long one token request may take.
+func (c *Client) timeout() time.Duration {
+	if c.Timeout == 0 {
+		return defaultTimeout
+	}
+	return time.Duration(c.Timeout)
+}
+
+// anyTokenType reports whether the config says how to send the token, whatever
+// its type.
+func (c *Client) anyTokenType() bool {
+	return c.Inject != nil && c.Inject.Scheme != ""
+}
+
+// literalCredentials names the options whose credential stands in the config.
+func (c *Client) literalCredentials() []string {
+	var options []string
+	if c.ClientSecret.isLiteral() {
+		options = append(options, "client_secret")
+	}
+	if c.grant().RefreshToken.isLiteral() {
+		options = append(options, "refresh_token")
+	}
+	return options
+}
+
+// Interface guards
+var _ zapcore.ObjectMarshaler = Client{}

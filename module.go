@@ -1,0 +1,194 @@
+// Package upstreamoauth2 is a Caddy plugin that puts an OAuth 2.0 access token
+// on each request before it goes upstream.
+//
+//	api.internal.example.com {
+//		upstream_oauth2 partner {
+//			token_endpoint https://auth.partner.example/oauth/token
+//			client_id      {env.PARTNER_CLIENT_ID}
+//			client_secret  {file./run/secrets/partner}
+//		}
+//		reverse_proxy https://api.partner.example
+//	}
+package upstreamoauth2
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyevents"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap/zapcore"
+)
+
+func init() {
+	caddy.RegisterModule(App{})
+	caddy.RegisterModule(Handler{})
+}
+
+// App holds the OAuth 2.0 clients that handlers refer to by name, and starts
+// their background work: each fetches its first token once Caddy has started,
+// so that a wrong secret shows in the log right away and the first request
+// finds its token ready. Loading or validating a config makes no request.
+type App struct {
+	// The clients, by the names that handlers use.
+	Clients map[string]*Client `json:"clients,omitempty"`
+
+	named map[string]*liveClient
+	live  []*liveClient
+}
+
+// CaddyModule returns the Caddy module information.
+func (App) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "upstream_oauth2",
+		New: func() caddy.Module { return new(App) },
+	}
+}
+
+// Provision sets up the named clients.
+func (a *App) Provision(ctx caddy.Context) error {
+	a.named = make(map[string]*liveClient)
+	for _, name := range slices.Sorted(maps.Keys(a.Clients)) {
+		if _, err := a.open(ctx, name, *a.Clients[name]); err != nil {
+			return err
+		}
+	}
+	events, err := ctx.App("events")
+	if err != nil {
+		return err
+	}
+	return events.(*caddyevents.App).On("started", a)
+}
+
+// open returns the client of that name, made from config. A name stands for
+// one definition; writing the same one twice is fine.
+func (a *App) open(ctx caddy.Context, name string, config Client) (*liveClient, error) {
+	if known, ok := a.named[name]; ok {
+		if !sameConfig(known.Client, config) {
+			return nil, fmt.Errorf("client %q is defined twice, and not alike: define it once, under the global option upstream_oauth2, and refer to it by 'upstream_oauth2 %s'", name, name)
+		}
+		return known, nil
+	}
+	client, err := newLiveClient(ctx, name, config)
+	if err != nil {
+		if name == "" {
+			name = defaultName(config)
+		}
+		return nil, fmt.Errorf("client %q: %w", name, err)
+	}
+	a.live = append(a.live, client)
+	if name != "" {
+		a.named[name] = client
+	}
+	return client, nil
+}
+
+func sameConfig(a, b Client) bool {
+	x, _ := json.Marshal(a)
+	y, _ := json.Marshal(b)
+	return string(x) == string(y)
+}
+
+// refer returns the client that is defined by that name.
+func (a *App) refer(name string) (*liveClient, error) {
+	if client, ok := a.named[name]; ok {
+		return client, nil
+	}
+	known := "none is defined"
+	if len(a.named) > 0 {
+		known = "defined: " + strings.Join(slices.Sorted(maps.Keys(a.named)), ", ")
+	}
+	return nil, fmt.Errorf("there is no client %q (%s): define it with 'client %s { ... }' under the global option upstream_oauth2, or give the directive a block", name, known, name)
+}
+
+// Start implements caddy.App. The work begins when every app has started.
+func (a *App) Start() error { return nil }
+
+// Handle implements caddyevents.Handler: every app has started, so a token
+// endpoint that is a site of this Caddy can be reached.
+func (a *App) Handle(context.Context, caddy.Event) error {
+	for _, client := range a.live {
+		client.cache.slot.warm()
+	}
+	return nil
+}
+
+// Stop implements caddy.App.
+func (a *App) Stop() error { return nil }
+
+// Cleanup leaves the caches of all clients, those of handlers included.
+func (a *App) Cleanup() error {
+	var errs []error
+	for _, client := range a.live {
+		errs = append(errs, client.close())
+	}
+	return errors.Join(errs...)
+}
+
+// Handler puts an OAuth 2.0 access token on each request before the next
+// handler, most often reverse_proxy, sends it upstream. The token comes from
+// the authorization server, is shared by all requests and renewed behind them.
+//
+// The handler refers to a client of the upstream_oauth2 app by name, or
+// carries one in place: then the client's fields stand beside its name. Two
+// clients with equal settings share one token.
+type Handler struct {
+	// The name of the client. Alone it refers to a client of the app; with
+	// fields beside it, it names the client they define. Default: the token
+	// endpoint's host and the client id.
+	Name string `json:"client,omitempty"`
+
+	Client
+
+	live     *liveClient
+	injector *injector
+}
+
+// CaddyModule returns the Caddy module information.
+func (Handler) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "http.handlers.upstream_oauth2",
+		New: func() caddy.Module { return new(Handler) },
+	}
+}
+
+// Provision finds or sets up the client. It makes no request.
+func (h *Handler) Provision(ctx caddy.Context) error {
+	app, err := ctx.App("upstream_oauth2")
+	if err != nil {
+		return err
+	}
+	if sameConfig(h.Client, Client{}) {
+		h.live, err = app.(*App).refer(h.Name)
+	} else {
+		h.live, err = app.(*App).open(ctx, h.Name, h.Client)
+	}
+	if err != nil {
+		return err
+	}
+	h.injector = newInjector(h.live.Client)
+	return nil
+}
+
+// MarshalLogObject implements zapcore.ObjectMarshaler.
+func (h Handler) MarshalLogObject(enc zapcore.ObjectEncoder) error {
+	enc.AddString("client", h.Name)
+	return h.Client.MarshalLogObject(enc)
+}
+
+// Interface guards
+var (
+	_ caddy.App                   = (*App)(nil)
+	_ caddy.Provisioner           = (*App)(nil)
+	_ caddy.CleanerUpper          = (*App)(nil)
+	_ caddyevents.Handler         = (*App)(nil)
+	_ caddy.Provisioner           = (*Handler)(nil)
+	_ caddyhttp.MiddlewareHandler = (*Handler)(nil)
+	_ zapcore.ObjectMarshaler     = Handler{}
+)

@@ -1,0 +1,441 @@
+package upstreamoauth2
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+
+	"github.com/upstream-oauth2/caddy-upstream-oauth2/tokenendpoint"
+)
+
+// caches holds the state that outlives a config reload: one tokenCache for
+// each set of resolved client settings, by their hash. It captures nothing
+// that a config owns; clients lend it their fetchers while they live.
+var caches = caddy.NewUsagePool()
+
+const (
+	// The margin before a token expires in which it is no longer handed out
+	// without asking for a newer one first: marginMax, or a tenth of the life
+	// if that is shorter. It makes up for clocks and for the way to the API.
+	marginMax = 10 * time.Second
+
+	// How long a request in the margin waits for the newer token before it
+	// makes do with the one that still has some life left.
+	marginWait = time.Second
+
+	// Backoff after failures: steps double from backoffFirst to backoffMax,
+	// and the delay is drawn from the upper three quarters of the step. The
+	// jitter keeps instances apart; the lower bound keeps the number of token
+	// requests in a long outage small however the dice fall.
+	backoffFirst = time.Second
+	backoffMax   = time.Minute
+)
+
+// fetcher makes one token request. It belongs to a config; the cache borrows it.
+type fetcher interface {
+	// fetch returns a token, and what the grant wants to remember for the next
+	// fetch. It gets what the last successful one returned.
+	fetch(ctx context.Context, memory any) (token *tokenendpoint.Token, remember any, err error)
+
+	// report is told how each fetch went.
+	report(outcome)
+}
+
+// outcome is what there is to say about one finished fetch.
+type outcome struct {
+	err      error
+	failures int           // in a row, up to and including this fetch
+	retryIn  time.Duration // until the next attempt may be made
+	lifeLeft time.Duration // of the token in hand; 0 if there is none to use
+	renewIn  time.Duration // until the token is renewed
+	first    bool          // the first token since the cache came to be
+}
+
+// lifeSettings are the durations that shape a token's life.
+type lifeSettings struct {
+	refreshAhead    ahead
+	defaultLifetime time.Duration
+}
+
+// tokenCache keeps the token of one client, for all sites, routes and reloads
+// whose resolved settings are the same.
+type tokenCache struct {
+	life   lifeSettings
+	ctx    context.Context // ends when no config uses the cache any more
+	cancel context.CancelFunc
+
+	mu       sync.Mutex
+	fetchers []fetcher // of the configs that use the cache, the newest last
+
+	slot slot
+}
+
+// openCache returns the cache for key, and counts its user until closeCache.
+func openCache(key string, life lifeSettings, f fetcher) (*tokenCache, error) {
+	value, _, err := caches.LoadOrNew(key, func() (caddy.Destructor, error) {
+		return newTokenCache(life), nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	c := value.(*tokenCache)
+	c.mu.Lock()
+	c.fetchers = append(c.fetchers, f)
+	c.mu.Unlock()
+	return c, nil
+}
+
+// closeCache takes f out of the cache, which ends with its last fetcher.
+func closeCache(key string, c *tokenCache, f fetcher) error {
+	c.mu.Lock()
+	c.fetchers = slices.DeleteFunc(c.fetchers, func(other fetcher) bool { return other == f })
+	c.mu.Unlock()
+	_, err := caches.Delete(key)
+	return err
+}
+
+func newTokenCache(life lifeSettings) *tokenCache {
+	c := &tokenCache{life: life}
+	c.ctx, c.cancel = context.WithCancel(context.Background())
+	c.slot.cache = c
+	return c
+}
+
+// Destruct implements caddy.Destructor: it ends timers and fetches.
+func (c *tokenCache) Destruct() error {
+	c.cancel()
+	c.slot.stop()
+	return nil
+}
+
+// fetcher returns the newest config's fetcher; nil if none is left.
+func (c *tokenCache) fetcher() fetcher {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.fetchers) == 0 {
+		return nil
+	}
+	return c.fetchers[len(c.fetchers)-1]
+}
+
+// heldToken is a token together with the times at which its phases begin.
+// It does not change, but for the mark that it was used.
+type heldToken struct {
+	*tokenendpoint.Token
+
+	renewAt  time.Time // fresh before, renewing from here on
+	marginAt time.Time // in the margin from here on
+	expires  time.Time
+
+	used atomic.Bool
+}
+
+// markUsed notes that a request used the token. Only the first one writes, so
+// that requests on several processors share the cache line.
+func (t *heldToken) markUsed() {
+	if !t.used.Load() {
+		t.used.Store(true)
+	}
+}
+
+// hold works out the phases of a token's life.
+func (l lifeSettings) hold(token *tokenendpoint.Token) *heldToken {
+	life := token.Lifetime
+	if life == 0 {
+		life = l.defaultLifetime
+	}
+	margin := min(marginMax, life/10)
+	ahead := max(l.refreshAhead.of(life), margin)
+	ahead += rand.N(ahead/10 + 1) // so that instances do not renew together
+
+	expires := token.RequestedAt.Add(life)
+	return &heldToken{
+		Token:    token,
+		renewAt:  expires.Add(-ahead),
+		marginAt: expires.Add(-margin),
+		expires:  expires,
+	}
+}
+
+// phase is where in its life a token is.
+type phase int
+
+const (
+	absent   phase = iota // no token, or an expired one
+	fresh                 // served at once
+	renewing              // served at once, renewed behind the traffic
+	margin                // requests wait for the fetch in flight
+)
+
+func (t *heldToken) phase(now time.Time) phase {
+	switch {
+	case t == nil || reached(t.expires, now):
+		return absent
+	case reached(t.marginAt, now):
+		return margin
+	case reached(t.renewAt, now):
+		return renewing
+	}
+	return fresh
+}
+
+// reached reports whether t has come by the monotonic clock or by the wall
+// clock: the first one stands still while a machine is suspended, the second
+// one may be set back.
+func reached(t, now time.Time) bool {
+	return !now.Before(t) || now.UnixNano() >= t.UnixNano()
+}
+
+// slot is where one token lives: it holds the current one and decides when a
+// new one is fetched. All of a token's life happens here.
+//
+//	absent ──fetched──► fresh ──► renewing ──► margin ──expires──► absent
+//	                      ▲           │           │
+//	                      └──fetched──┴───────────┘
+//
+// A failed fetch changes nothing about the token in hand. It sets failure, and
+// until the timer tries again, requests that have no token left fail at once.
+type slot struct {
+	cache *tokenCache
+	held  atomic.Pointer[heldToken]
+
+	mu       sync.Mutex
+	memory   any         // what the grant remembers
+	flight   *flight     // the fetch in progress
+	timer    *time.Timer // the next renewal or retry
+	due      time.Time   // when the timer fires
+	failures int         // in a row
+	failure  error       // not nil: known to be failing, requests do not wait
+	wanted   bool        // a request asked since the last fetch began
+}
+
+// flight is a fetch in progress; done closes when it has ended either way.
+type flight struct {
+	done chan struct{}
+}
+
+// backoffError is the failure of requests for which there is no token until
+// the next attempt.
+type backoffError struct {
+	err     error
+	retryIn time.Duration
+}
+
+func (e *backoffError) Error() string { return e.err.Error() }
+func (e *backoffError) Unwrap() error { return e.err }
+
+// token returns a token that is not expired. It waits only if there is none to
+// use and nothing known to be wrong; ctx ends the wait, not the fetch.
+func (s *slot) token(ctx context.Context) (*heldToken, error) {
+	held := s.held.Load()
+	if held != nil && !reached(held.renewAt, time.Now()) {
+		held.markUsed()
+		return held, nil
+	}
+	return s.tokenNotFresh(ctx)
+}
+
+func (s *slot) tokenNotFresh(ctx context.Context) (*heldToken, error) {
+	s.mu.Lock()
+	now := time.Now()
+	held := s.held.Load()
+	phase := held.phase(now)
+	if phase == fresh { // renewed since token looked
+		s.mu.Unlock()
+		held.markUsed()
+		return held, nil
+	}
+	s.wanted = true
+	if s.failure != nil {
+		err := s.backingOff(now)
+		s.mu.Unlock()
+		if phase == absent {
+			return nil, err
+		}
+		return held, nil
+	}
+	flight := s.fetchNow()
+	s.mu.Unlock()
+	if phase == renewing {
+		return held, nil
+	}
+	return s.await(ctx, flight, held)
+}
+
+// await waits for a fetch. held is the token to fall back on in the margin.
+func (s *slot) await(ctx context.Context, f *flight, held *heldToken) (*heldToken, error) {
+	var enough <-chan time.Time
+	if now := time.Now(); held.phase(now) != absent {
+		timer := time.NewTimer(min(marginWait, held.expires.Sub(now)/2))
+		defer timer.Stop()
+		enough = timer.C
+	}
+	select {
+	case <-f.done:
+	case <-enough:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	now := time.Now()
+	if newest := s.held.Load(); newest.phase(now) != absent {
+		newest.markUsed()
+		return newest, nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return nil, s.backingOff(now)
+}
+
+// errNoLife is for answers slower than the life of the token they bring.
+var errNoLife = errors.New("the token had expired before it could be used")
+
+// backingOff returns the failure that requests get until the next attempt.
+// s.mu is held.
+func (s *slot) backingOff(now time.Time) error {
+	err := s.failure
+	if err == nil {
+		err = errNoLife
+	}
+	return &backoffError{err: err, retryIn: max(s.due.Sub(now), 0)}
+}
+
+// warm fetches the first token, unless there is one or a reason to wait.
+func (s *slot) warm() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.held.Load().phase(time.Now()) == absent && s.failure == nil {
+		s.fetchNow()
+	}
+}
+
+// fetchNow starts a fetch, or returns the one in progress. s.mu is held.
+func (s *slot) fetchNow() *flight {
+	if s.flight != nil {
+		return s.flight
+	}
+	if s.timer != nil {
+		s.timer.Stop()
+	}
+	s.wanted = false
+	s.flight = &flight{done: make(chan struct{})}
+	go s.fly(s.flight, s.memory)
+	return s.flight
+}
+
+// fly makes the fetch. It belongs to no request: its context is the cache's.
+func (s *slot) fly(f *flight, memory any) {
+	source := s.cache.fetcher()
+	if source == nil { // the last config is going
+		s.land(f, nil, nil, context.Canceled)
+		return
+	}
+	token, remember, err := source.fetch(s.cache.ctx, memory)
+	o := s.land(f, token, remember, err)
+	if s.cache.ctx.Err() == nil {
+		source.report(o)
+	}
+}
+
+// land ends a flight with what it brought.
+func (s *slot) land(f *flight, token *tokenendpoint.Token, remember any, err error) outcome {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.flight = nil
+	defer close(f.done)
+
+	if err != nil {
+		return s.fail(err)
+	}
+	s.memory = remember
+	return s.keep(token)
+}
+
+// keep takes a fetched token into use. s.mu is held.
+func (s *slot) keep(token *tokenendpoint.Token) outcome {
+	now := time.Now()
+	held := s.cache.life.hold(token)
+	if held.phase(now) == absent {
+		return s.fail(errNoLife)
+	}
+	o := outcome{
+		first:    s.held.Load() == nil,
+		failures: s.failures,
+		lifeLeft: held.expires.Sub(now),
+		renewIn:  held.renewAt.Sub(now),
+	}
+	s.held.Store(held)
+	s.failures, s.failure = 0, nil
+	s.schedule(held.renewAt)
+	return o
+}
+
+// fail notes a failed fetch and when the next may be made. s.mu is held.
+func (s *slot) fail(err error) outcome {
+	now := time.Now()
+	delay := backoff(s.failures)
+	if e, ok := errors.AsType[*tokenendpoint.Error](err); ok {
+		delay = max(delay, e.RetryAfter+rand.N(e.RetryAfter/10+1))
+	}
+	s.failures++
+	s.failure = err
+	s.schedule(now.Add(delay))
+
+	o := outcome{err: err, failures: s.failures, retryIn: delay}
+	if held := s.held.Load(); held != nil {
+		held.used.Store(false)
+		o.lifeLeft = max(held.expires.Sub(now), 0)
+	}
+	return o
+}
+
+// backoff returns how long to wait after a failure that followed n others.
+func backoff(n int) time.Duration {
+	step := backoffMax
+	if n < 6 {
+		step = min(backoffFirst<<n, backoffMax)
+	}
+	return step/4 + rand.N(step*3/4)
+}
+
+// schedule sets the timer for the next renewal or retry. s.mu is held.
+func (s *slot) schedule(due time.Time) {
+	if s.timer != nil {
+		s.timer.Stop()
+	}
+	s.due = due
+	if s.cache.ctx.Err() == nil {
+		s.timer = time.AfterFunc(time.Until(due), s.onTimer)
+	}
+}
+
+// onTimer renews, or tries again, for those who asked since the last fetch. If
+// nobody did, the token is let go and the failure forgotten: the next request
+// finds out for itself how things are. It does not start from the beginning,
+// though: failures still counts, so a server in trouble is spared as before.
+func (s *slot) onTimer() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !reached(s.due, time.Now()) {
+		return // stopped too late: it has been set anew
+	}
+	if held := s.held.Load(); s.wanted || held != nil && held.used.Load() {
+		s.fetchNow()
+		return
+	}
+	s.failure = nil
+}
+
+// stop ends the timer for good; the cache's context has ended.
+func (s *slot) stop() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.timer != nil {
+		s.timer.Stop()
+	}
+}
