@@ -4,9 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"net/http"
 	"net/textproto"
+	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
@@ -14,6 +17,7 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/dustin/go-humanize"
 )
 
 const directive = "upstream_oauth2"
@@ -59,6 +63,11 @@ func parseDirective(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 //		default_lifetime <duration>
 //		timeout          <duration>
 //		on_error         reject|pass
+//		replay           off
+//		replay           {
+//			status     <code>...
+//			body_limit <size>
+//		}
 //
 //		transport        http {
 //			...
@@ -189,12 +198,15 @@ var options = map[string]option{
 	"default_lifetime": {usage: "<duration>", min: 1, max: 1, parse: duration(func(c *Client) *caddy.Duration { return &c.DefaultLifetime })},
 	"timeout":          {usage: "<duration>", min: 1, max: 1, parse: duration(func(c *Client) *caddy.Duration { return &c.Timeout })},
 	"on_error":         {usage: "reject|pass", min: 1, max: 1, parse: text(func(c *Client) *string { return &c.OnError })},
+	"replay":           {usage: replayUsage, max: 1, parse: parseReplay},
 
 	"transport":  {usage: "http { ... }", min: 1, max: 1},
 	"allow_http": {parse: flag(func(c *Client) *bool { return &c.AllowHTTP })},
 }
 
 const injectUsage = "header [<name> [<scheme>]] | query <name>"
+
+const replayUsage = "off | { status <code>... body_limit <size> }"
 
 // otherNames are what the same options are called elsewhere.
 var otherNames = map[string]string{
@@ -354,6 +366,45 @@ func parseInject(d *caddyfile.Dispenser, c *Client, args []string) error {
 	}
 	if len(args) > 2 {
 		c.Inject.Scheme = args[2]
+	}
+	return nil
+}
+
+func parseReplay(d *caddyfile.Dispenser, c *Client, args []string) error {
+	c.Replay = new(Replay)
+	if len(args) == 1 {
+		if args[0] != "off" {
+			return d.Errf("write 'replay %s'", replayUsage)
+		}
+		c.Replay.Off = true
+	}
+	for nesting := d.Nesting(); d.NextBlock(nesting); {
+		name, args := d.Val(), d.RemainingArgs()
+		switch {
+		case name == "status" && len(args) > 0:
+			for _, arg := range args {
+				code, err := strconv.Atoi(arg)
+				if err != nil {
+					return d.Errf("%q is not a status code: write numbers, such as 401", arg)
+				}
+				c.Replay.Status = append(c.Replay.Status, code)
+			}
+		case name == "body_limit" && len(args) == 1:
+			if c.Replay.BodyLimit != nil {
+				return d.Err("body_limit is given twice: remove one")
+			}
+			size, err := humanize.ParseBytes(args[0])
+			if err != nil || size > math.MaxInt64 {
+				return d.Errf("%q is not a size: write one such as 64KiB, or 0", args[0])
+			}
+			limit := int64(size)
+			c.Replay.BodyLimit = &limit
+		default:
+			return d.Errf("unexpected %q: write 'replay %s'", name, replayUsage)
+		}
+	}
+	if reflect.ValueOf(*c.Replay).IsZero() {
+		return d.Errf("write 'replay %s'", replayUsage)
 	}
 	return nil
 }

@@ -87,6 +87,10 @@ type Client struct {
 	// it with 502 or 503, "pass" lets it go on without one. Default: reject.
 	OnError string `json:"on_error,omitempty"`
 
+	// What happens when the API rejects the token. Default: the token is
+	// replaced, and the request sent once more, after a 401.
+	Replay *Replay `json:"replay,omitempty"`
+
 	// The connection to the authorization server, as in the transport of
 	// reverse_proxy; only the http transport makes sense.
 	TransportRaw json.RawMessage `json:"transport,omitempty" caddy:"namespace=http.reverse_proxy.transport inline_key=protocol"`
@@ -156,7 +160,7 @@ func (c *Client) check() error {
 	if c.ClientID == "" {
 		return optionErrorf("client_id", "is missing: write the client's identifier at the authorization server")
 	}
-	for _, check := range []func() error{c.checkClientAuth, c.checkGrant, c.checkTokenRequest, c.checkInject} {
+	for _, check := range []func() error{c.checkClientAuth, c.checkGrant, c.checkTokenRequest, c.checkInject, c.checkReplay} {
 		if err := check(); err != nil {
 			return err
 		}

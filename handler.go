@@ -14,7 +14,8 @@ import (
 )
 
 // ServeHTTP takes the token, puts it on the request, calls the next handler
-// and puts back what was there before.
+// and puts back what was there before. If the API rejects the token, the
+// request goes out once more with a new one.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	if r.Method == http.MethodTrace {
 		return errTrace
@@ -26,9 +27,17 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	if err != nil {
 		return h.withoutToken(w, r, next, err)
 	}
+
 	before := h.injector.put(r, token)
 	defer h.injector.putBack(r, before)
-	return next.ServeHTTP(w, r)
+
+	x := newExchange(h, w, r, token)
+	err = next.ServeHTTP(x, r)
+	if x.held {
+		err = x.replay(next, err)
+	}
+	x.end()
+	return err
 }
 
 // errTrace refuses TRACE, whose answer would show the caller our token

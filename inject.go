@@ -1,11 +1,14 @@
 package upstreamoauth2
 
 import (
+	"io"
 	"net/http"
 	"net/textproto"
 	"net/url"
 	"strings"
 	"sync/atomic"
+
+	"github.com/upstream-oauth2/caddy-upstream-oauth2/tokenendpoint"
 )
 
 // injector puts a token where the upstream looks for it, and nothing else: what
@@ -17,12 +20,14 @@ type injector struct {
 	scheme string // before the token in a header field; "" for none
 	byType bool   // the scheme comes from the token's type instead
 
+	aliased bool // the name has a "-", which may be spelled otherwise
+
 	latest atomic.Pointer[fieldValue]
 }
 
 // fieldValue is the header field value for a token, made once for each token.
 type fieldValue struct {
-	token *heldToken
+	token *tokenendpoint.Token
 	text  string
 }
 
@@ -38,6 +43,7 @@ func newInjector(c Client) *injector {
 		in.name = "Authorization"
 	}
 	in.byType = in.name == "Authorization" && in.scheme == ""
+	in.aliased = strings.Contains(in.name, "-")
 	return in
 }
 
@@ -47,6 +53,7 @@ type original struct {
 	connection []string
 	aliases    http.Header // nil if there were none
 	rawQuery   string
+	body       io.ReadCloser // nil unless the caller announced trailers
 }
 
 // put sets the token on the request, in place: placeholders are bound to the
@@ -72,12 +79,19 @@ func (in *injector) take(r *http.Request) original {
 		return before
 	}
 	before := original{header: r.Header[in.name], connection: r.Header["Connection"]}
-	delete(r.Header, in.name)
+	if before.header != nil {
+		delete(r.Header, in.name)
+	}
 	if before.connection != nil {
 		in.keepFromConnection(r.Header, before.connection)
 	}
-	if strings.Contains(in.name, "-") {
+	if in.aliased {
 		before.aliases = in.takeAliases(r.Header)
+	}
+	if r.Trailer != nil {
+		before.body = r.Body
+		r.Body = &trailerGuard{ReadCloser: r.Body, in: in, trailer: r.Trailer}
+		in.takeAliases(r.Trailer)
 	}
 	return before
 }
@@ -95,6 +109,26 @@ func (in *injector) putBack(r *http.Request, before original) {
 	for name, values := range before.aliases {
 		r.Header[name] = values
 	}
+	if before.body != nil {
+		r.Body = before.body
+	}
+}
+
+// trailerGuard keeps the field out of the request's trailers, which an upstream
+// may merge into the header. net/http fills them in at the end of the body.
+type trailerGuard struct {
+	io.ReadCloser
+	in      *injector
+	trailer http.Header
+}
+
+// Read implements io.Reader.
+func (g *trailerGuard) Read(p []byte) (int, error) {
+	n, err := g.ReadCloser.Read(p)
+	if err != nil {
+		g.in.takeAliases(g.trailer)
+	}
+	return n, err
 }
 
 func setOrDelete(h http.Header, name string, values []string) {
@@ -115,10 +149,10 @@ func (in *injector) present(r *http.Request) bool {
 
 // text returns the header field value for the token.
 func (in *injector) text(token *heldToken) string {
-	if v := in.latest.Load(); v != nil && v.token == token {
+	if v := in.latest.Load(); v != nil && v.token == token.Token {
 		return v.text
 	}
-	v := &fieldValue{token: token, text: token.AccessToken.Reveal()}
+	v := &fieldValue{token: token.Token, text: token.AccessToken.Reveal()}
 	prefix := in.scheme
 	if in.byType {
 		prefix = scheme(token.Type)
@@ -153,8 +187,8 @@ func (in *injector) keepFromConnection(h http.Header, connection []string) {
 	setOrDelete(h, "Connection", kept)
 }
 
-// takeAliases removes the fields that differ from ours only in having "_" or
-// "." where ours has "-": CGI-like upstreams read them as the same.
+// takeAliases removes our field and those that differ from it only in having
+// "_" or "." where it has "-": CGI-like upstreams read them as the same.
 func (in *injector) takeAliases(h http.Header) http.Header {
 	var taken http.Header
 	for name, values := range h {

@@ -23,6 +23,8 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyevents"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 )
 
@@ -148,6 +150,7 @@ type Handler struct {
 
 	live     *liveClient
 	injector *injector
+	rules    replayRules
 }
 
 // CaddyModule returns the Caddy module information.
@@ -173,7 +176,20 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		return err
 	}
 	h.injector = newInjector(h.live.Client)
+	h.rules = newReplayRules(h.live.Client)
+	h.warnOfDebugLog(ctx)
 	return nil
+}
+
+// warnOfDebugLog tells where a token would show that we cannot keep out: at
+// debug level, reverse_proxy logs the header it sends, and Caddy hides there
+// only Authorization and cookies.
+func (h *Handler) warnOfDebugLog(ctx caddy.Context) {
+	debug := ctx.Logger(new(reverseproxy.Handler)).Core().Enabled(zapcore.DebugLevel)
+	if debug && !h.injector.query && h.injector.name != "Authorization" {
+		ctx.Logger().Warn("at debug level, reverse_proxy logs the header field that carries the token: set another level where others read the log",
+			zap.String("client", h.live.name), zap.String("field", h.injector.name))
+	}
 }
 
 // MarshalLogObject implements zapcore.ObjectMarshaler.

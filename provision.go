@@ -224,4 +224,3 @@ func oauthError(err error) string {
 
 // Interface guards
 var _ fetcher = (*liveClient)(nil)
-

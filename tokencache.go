@@ -29,6 +29,10 @@ const (
 	// makes do with the one that still has some life left.
 	marginWait = time.Second
 
+	// How long after a token was replaced because the API rejected it another
+	// such replacement may be asked for.
+	rejectionPause = 30 * time.Second
+
 	// Backoff after failures: steps double from backoffFirst to backoffMax,
 	// and the delay is drawn from the upper three quarters of the step. The
 	// jitter keeps instances apart; the lower bound keeps the number of token
@@ -213,6 +217,7 @@ type slot struct {
 	failures int         // in a row
 	failure  error       // not nil: known to be failing, requests do not wait
 	wanted   bool        // a request asked since the last fetch began
+	rejected time.Time   // when a rejection last led to a fetch
 }
 
 // flight is a fetch in progress; done closes when it has ended either way.
@@ -303,6 +308,50 @@ func (s *slot) backingOff(now time.Time) error {
 		err = errNoLife
 	}
 	return &backoffError{err: err, retryIn: max(s.due.Sub(now), 0)}
+}
+
+// reject notes that the API refuses t. If that is still the token in hand, it is
+// in its margin from now on: requests wait for a newer one, but should none be
+// had, the API's own answer is better than ours. So neither a caller who
+// provokes rejections nor an API that is out of order takes a token away from
+// others, or causes more than one token request every rejectionPause.
+//
+// It returns the fetch that brings a newer token; nil if there is nothing to
+// wait for.
+func (s *slot) reject(t *heldToken) *flight {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := time.Now()
+	held := s.held.Load()
+	if held == nil || held.Token != t.Token {
+		return nil // it has been replaced already
+	}
+	if s.flight == nil {
+		if s.failure != nil || now.Sub(s.rejected) < rejectionPause {
+			return nil
+		}
+		s.rejected = now
+	}
+	s.held.Store(&heldToken{Token: held.Token, renewAt: now, marginAt: now, expires: held.expires})
+	return s.fetchNow()
+}
+
+// replace returns the token that takes the place of t, which the API refuses;
+// nil if there is none.
+func (s *slot) replace(ctx context.Context, t *heldToken) *heldToken {
+	if flight := s.reject(t); flight != nil {
+		select {
+		case <-flight.done:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+	newest := s.held.Load()
+	if newest.phase(time.Now()) == absent || newest.Token == t.Token {
+		return nil
+	}
+	newest.markUsed()
+	return newest
 }
 
 // warm fetches the first token, unless there is one or a reason to wait.

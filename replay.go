@@ -1,0 +1,435 @@
+package upstreamoauth2
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+)
+
+// Replay says what happens when the API rejects the token. The token is
+// replaced in any case, at most every 30 seconds; and the request is sent once
+// more with the new one, unless the caller has been sent something already.
+//
+// A request is sent again with what the handlers behind this one get to see:
+// header operations placed there are applied again.
+type Replay struct {
+	// Never send a request again. Default: false.
+	Off bool `json:"off,omitempty"`
+
+	// The statuses that mean a rejected token, each between 400 and 599. A 401
+	// counts if its WWW-Authenticate field is absent or has a Bearer challenge,
+	// or one of the token's own scheme; a challenge that says insufficient_scope
+	// never counts, as another token would not help (RFC 6750 section 3.1).
+	// Default: 401.
+	Status []int `json:"status,omitempty"`
+
+	// How many bytes of a request body are kept for a replay while they stream
+	// through. A request with a longer body is not sent again; with 0, none with
+	// a body is. Default: 65536 (64 KiB).
+	BodyLimit *int64 `json:"body_limit,omitempty"`
+}
+
+const (
+	defaultBodyLimit = 64 << 10
+
+	// maxRejection is how much of a rejection's body is kept while a new token
+	// is fetched, to answer with should there be none. A longer one is passed on
+	// at once.
+	maxRejection = 16 << 10
+)
+
+func (c *Client) checkReplay() error {
+	if c.Replay == nil {
+		return nil
+	}
+	if c.Replay.Off && (len(c.Replay.Status) > 0 || c.Replay.BodyLimit != nil) {
+		return optionErrorf("replay", "'replay off' takes nothing else: remove 'off' or the block")
+	}
+	for _, status := range c.Replay.Status {
+		if status < 400 || status > 599 {
+			return optionErrorf("replay", "status %d is no rejection: write error statuses, such as 401", status)
+		}
+	}
+	if c.Replay.BodyLimit != nil && *c.Replay.BodyLimit < 0 {
+		return optionErrorf("replay", "body_limit must not be negative")
+	}
+	return nil
+}
+
+// replayRules are the Replay settings with defaults applied.
+type replayRules struct {
+	off       bool
+	status    []int
+	bodyLimit int64
+	scheme    string // the token's own
+}
+
+func newReplayRules(c Client) replayRules {
+	rules := replayRules{status: []int{http.StatusUnauthorized}, bodyLimit: defaultBodyLimit}
+	if c.Inject != nil {
+		rules.scheme = c.Inject.Scheme
+	}
+	if c.Replay == nil {
+		return rules
+	}
+	rules.off = c.Replay.Off
+	if len(c.Replay.Status) > 0 {
+		rules.status = c.Replay.Status
+	}
+	if c.Replay.BodyLimit != nil {
+		rules.bodyLimit = *c.Replay.BodyLimit
+	}
+	return rules
+}
+
+// rejects reports whether an answer says that the token is no good.
+func (rules *replayRules) rejects(status int, header http.Header) bool {
+	if !slices.Contains(rules.status, status) {
+		return false
+	}
+	challenges := parseChallenges(header["Www-Authenticate"])
+	ours := len(header["Www-Authenticate"]) == 0 || status != http.StatusUnauthorized
+	for _, c := range challenges {
+		if strings.EqualFold(c.scheme, "Bearer") || rules.scheme != "" && strings.EqualFold(c.scheme, rules.scheme) {
+			if c.err == "insufficient_scope" {
+				return false
+			}
+			ours = true
+		}
+	}
+	return ours
+}
+
+// replays reports whether a request can be sent again at all. Upgrades,
+// tunnels and gRPC streams cannot, and neither can a body known to be too long.
+func (rules *replayRules) replays(r *http.Request) bool {
+	return !rules.off &&
+		r.Method != http.MethodConnect &&
+		len(r.Header["Upgrade"]) == 0 &&
+		!isGRPC(r.Header["Content-Type"]) &&
+		r.ContentLength <= rules.bodyLimit
+}
+
+func isGRPC(contentType []string) bool {
+	return len(contentType) > 0 && strings.HasPrefix(contentType[0], "application/grpc")
+}
+
+// exchange is one request on its way upstream. It is the ResponseWriter for the
+// next handler and holds back a rejection, so that the request can be sent
+// again; all else passes through as it comes.
+type exchange struct {
+	caddyhttp.ResponseWriterWrapper
+
+	handler *Handler
+	request *http.Request
+	token   *heldToken
+
+	target target
+	header headerSnapshot
+	body   *recording // nil without a body, or with one that is not to be kept
+
+	answered  bool // a final status has come
+	held      bool // it is a rejection, and held back
+	status    int
+	rejection bytes.Buffer
+}
+
+// exchanges are used again: a ResponseWriter ends with the handler it was for.
+var exchanges = sync.Pool{New: func() any { return new(exchange) }}
+
+// newExchange stands between the next handler and w.
+func newExchange(h *Handler, w http.ResponseWriter, r *http.Request, token *heldToken) *exchange {
+	x := exchanges.Get().(*exchange)
+	x.ResponseWriter, x.request, x.handler, x.token = w, r, h, token
+	x.target = targetOf(r)
+	x.header.take(w.Header())
+	if hasBody(r) && h.rules.replays(r) {
+		x.body = &recording{source: r.Body, limit: h.rules.bodyLimit}
+		r.Body = x.body.play()
+	}
+	return x
+}
+
+func hasBody(r *http.Request) bool {
+	return r.ContentLength != 0 && r.Body != nil && r.Body != http.NoBody
+}
+
+// end gives the request its own body back. It is not called when the next
+// handler panics: whatever still holds x then keeps it.
+func (x *exchange) end() {
+	if x.body != nil {
+		x.request.Body = x.body.source
+	}
+	*x = exchange{}
+	exchanges.Put(x)
+}
+
+// replays reports whether the request can be sent again, as things stand.
+func (x *exchange) replays() bool {
+	if hasBody(x.request) && (x.body == nil || !x.body.whole()) {
+		return false
+	}
+	return x.handler.rules.replays(x.request)
+}
+
+// rewind makes the request and the answer what they were at begin. It reports
+// whether it could: too much of the body may have gone by since the rejection.
+func (x *exchange) rewind() bool {
+	if x.body != nil {
+		again := x.body.play()
+		if again == nil {
+			return false
+		}
+		x.request.Body = again
+	}
+	x.target.restore(x.request)
+	x.header.restore(x.Header())
+	return true
+}
+
+// replay sends the request again with a newer token, if there is one. Whatever
+// comes of it is the answer: it is not watched for another rejection. err is
+// what the next handler returned after the rejection.
+func (x *exchange) replay(next caddyhttp.Handler, err error) error {
+	if err != nil { // the rejection is cut short: leave it to the error routes
+		x.header.restore(x.Header())
+		return err
+	}
+	newer := x.handler.live.cache.slot.replace(x.request.Context(), x.token)
+	if newer == nil || !x.rewind() {
+		return x.release()
+	}
+	x.handler.injector.put(x.request, newer)
+	return next.ServeHTTP(x.ResponseWriter, x.request)
+}
+
+// release passes the rejection on that was held back.
+func (x *exchange) release() error {
+	x.held = false
+	x.ResponseWriter.WriteHeader(x.status)
+	_, err := x.rejection.WriteTo(x.ResponseWriter)
+	return err
+}
+
+// WriteHeader implements http.ResponseWriter.
+func (x *exchange) WriteHeader(status int) {
+	if x.answered {
+		return
+	}
+	if status >= 200 { // 1xx answers are not final and pass
+		x.answered = true
+		if x.handler.rules.rejects(status, x.Header()) {
+			if x.held = x.replays(); x.held {
+				x.status = status
+				return
+			}
+			x.handler.live.cache.slot.reject(x.token)
+		}
+	}
+	x.ResponseWriter.WriteHeader(status)
+}
+
+// Write implements http.ResponseWriter.
+func (x *exchange) Write(p []byte) (int, error) {
+	x.WriteHeader(http.StatusOK)
+	if !x.held {
+		return x.ResponseWriter.Write(p)
+	}
+	if x.rejection.Len()+len(p) <= maxRejection {
+		return x.rejection.Write(p)
+	}
+	x.handler.live.cache.slot.reject(x.token)
+	if err := x.release(); err != nil {
+		return 0, err
+	}
+	return x.ResponseWriter.Write(p)
+}
+
+// ReadFrom implements io.ReaderFrom.
+func (x *exchange) ReadFrom(r io.Reader) (int64, error) {
+	x.WriteHeader(http.StatusOK)
+	if x.held {
+		return io.Copy(writerOnly{x}, r)
+	}
+	return x.ResponseWriterWrapper.ReadFrom(r)
+}
+
+// writerOnly hides ReadFrom from io.Copy.
+type writerOnly struct{ io.Writer }
+
+// FlushError implements what http.ResponseController looks for. Nothing is
+// flushed while a rejection is held back.
+func (x *exchange) FlushError() error {
+	x.WriteHeader(http.StatusOK)
+	if x.held {
+		return nil
+	}
+	return http.NewResponseController(x.ResponseWriter).Flush() //nolint:bodyclose
+}
+
+// target is the part of a request that handlers behind this one rewrite in
+// place, as handle_path does.
+type target struct {
+	method, uri, host string
+	url               url.URL
+}
+
+func targetOf(r *http.Request) target {
+	return target{method: r.Method, uri: r.RequestURI, host: r.Host, url: *r.URL}
+}
+
+func (t *target) restore(r *http.Request) {
+	r.Method, r.RequestURI, r.Host = t.method, t.uri, t.host
+	*r.URL = t.url
+}
+
+// headerSnapshot remembers a response header. At this point it has a field or
+// two, which need no map.
+type headerSnapshot struct {
+	few  [4]headerField
+	n    int
+	more http.Header
+}
+
+type headerField struct {
+	name   string
+	values []string
+}
+
+func (s *headerSnapshot) take(h http.Header) {
+	if len(h) > len(s.few) {
+		s.more = h.Clone()
+		return
+	}
+	for name, values := range h {
+		s.few[s.n] = headerField{name, values}
+		s.n++
+	}
+}
+
+func (s *headerSnapshot) restore(h http.Header) {
+	clear(h)
+	for _, f := range s.few[:s.n] {
+		h[f.name] = f.values
+	}
+	for name, values := range s.more {
+		h[name] = values
+	}
+}
+
+// recording keeps what is read of a request body as it streams through, up to a
+// limit. It can be played from the start again: what was read comes from the
+// recording, the rest from where the body comes from.
+//
+// An upstream may answer before it has read the body, and its transport then
+// still reads while the next playing begins. So only the newest playing gets
+// anything, and what an older one was just reading is kept for it.
+type recording struct {
+	source io.ReadCloser
+	limit  int64
+
+	reading sync.Mutex // held while the source is read, which can take long
+
+	mu       sync.Mutex // guards the rest, briefly
+	newest   *playing
+	kept     []byte
+	overflow bool
+	err      error // what the source ended with
+}
+
+// playing is one pass over a recording.
+type playing struct {
+	of  *recording
+	pos int
+}
+
+// errPlayedAgain is what readers of an older playing get.
+var errPlayedAgain = errors.New("the request is being sent again")
+
+// play starts a pass over the body from its beginning; nil if more has gone by
+// than was kept.
+func (rec *recording) play() *playing {
+	rec.mu.Lock()
+	defer rec.mu.Unlock()
+	if rec.overflow {
+		return nil
+	}
+	rec.newest = &playing{of: rec}
+	return rec.newest
+}
+
+// whole reports whether the body can be played from the start again.
+func (rec *recording) whole() bool {
+	rec.mu.Lock()
+	defer rec.mu.Unlock()
+	return !rec.overflow
+}
+
+// Read implements io.Reader.
+func (p *playing) Read(b []byte) (int, error) {
+	if n, ok, err := p.readKept(b); ok {
+		return n, err
+	}
+	rec := p.of
+	rec.reading.Lock()
+	defer rec.reading.Unlock()
+	if n, ok, err := p.readKept(b); ok { // what an older playing was just reading
+		return n, err
+	}
+	n, err := rec.source.Read(b)
+	return n, p.keep(b[:n], err)
+}
+
+// readKept serves what needs no new read: ok tells whether that was enough.
+func (p *playing) readKept(b []byte) (n int, ok bool, err error) {
+	rec := p.of
+	rec.mu.Lock()
+	defer rec.mu.Unlock()
+	switch {
+	case p != rec.newest:
+		return 0, true, errPlayedAgain
+	case p.pos < len(rec.kept):
+		n = copy(b, rec.kept[p.pos:])
+		p.pos += n
+		return n, true, nil
+	}
+	return 0, rec.err != nil, rec.err
+}
+
+// keep records what was read, and returns the error for the reader.
+func (p *playing) keep(b []byte, err error) error {
+	rec := p.of
+	rec.mu.Lock()
+	defer rec.mu.Unlock()
+	rec.err = err
+	switch {
+	case p != rec.newest:
+		rec.kept = append(rec.kept, b...)
+		return errPlayedAgain
+	case rec.overflow:
+	case int64(len(rec.kept)+len(b)) > rec.limit:
+		rec.overflow, rec.kept, p.pos = true, nil, 0
+	default:
+		rec.kept = append(rec.kept, b...)
+		p.pos += len(b)
+	}
+	return err
+}
+
+// Close implements io.Closer. The body itself stays open: net/http closes it
+// when the handler has returned.
+func (p *playing) Close() error { return nil }
+
+// Interface guards
+var (
+	_ http.ResponseWriter = (*exchange)(nil)
+	_ io.ReaderFrom       = (*exchange)(nil)
+	_ io.ReadCloser       = (*playing)(nil)
+)
