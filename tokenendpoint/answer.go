@@ -56,22 +56,28 @@ func (a *answer) token() (*Token, error) {
 	if err != nil {
 		return nil, a.fail(Unreadable, members, "the authorization server's answer cannot be used: "+blank(err.Error(), a.secrets))
 	}
+	switch strings.ToLower(token.Type) {
+	case "", "bearer", "bearertoken", "dpop":
+	default: // it may be quoted to an operator
+		token.Type = blank(token.Type, append(a.secrets, members.issued()...))
+	}
 	return token, nil
 }
 
 // refused is the error for an answer with an OAuth error code.
 func (a *answer) refused(m members) *Error {
 	code := errorCode(m.code(), a.secrets)
-	switch code {
-	case "temporarily_unavailable", "server_error", "slow_down":
+	switch {
+	case passing[code]:
 		return a.fail(Unavailable, m, fmt.Sprintf("the authorization server is unavailable (%s)", code))
-	case "":
+	case code == "":
 		return a.fail(Refused, m, "the authorization server refused the token request with an error code that is not one")
 	}
 	return a.fail(Refused, m, fmt.Sprintf("the authorization server refused the token request (%s)", code))
 }
 
 func (a *answer) fail(kind Kind, m members, what string) *Error {
+	secrets := append(a.secrets, m.issued()...)
 	said, _ := m.text("error_description")
 	if said == "" {
 		if e, ok := m["error"]; ok && m.code() == "" {
@@ -80,11 +86,11 @@ func (a *answer) fail(kind Kind, m members, what string) *Error {
 	}
 	return &Error{
 		Kind:       kind,
-		Code:       errorCode(m.code(), a.secrets),
+		Code:       errorCode(m.code(), secrets),
 		Status:     a.status,
 		RetryAfter: retryAfter(a.status, a.header, time.Now()),
 		what:       what,
-		said:       blank(said, a.secrets),
+		said:       blank(said, secrets),
 	}
 }
 
@@ -189,6 +195,18 @@ func (m members) text(name string) (s string, ok bool) {
 	return s, err == nil
 }
 
+// issued returns the credentials in the answer, which may stand elsewhere in it
+// as well.
+func (m members) issued() []string {
+	var issued []string
+	for _, name := range []string{"access_token", "refresh_token", "id_token"} {
+		if token, _ := m.text(name); len(token) >= minBlanked {
+			issued = append(issued, token)
+		}
+	}
+	return issued
+}
+
 // isError tells whether the error member says that there is one. Servers send
 // false, 0, null and "" along with a good token.
 func (m members) isError() bool {
@@ -235,32 +253,30 @@ func (m members) token() (*Token, error) {
 	if !ok || !visible(tokenType) {
 		return nil, errors.New("token_type is not a word")
 	}
-	refresh := m.refreshToken()
-	for _, r := range refresh {
-		if r < 0x20 || r > 0x7e { // RFC 6749 appendix A.17
-			return nil, errors.New("refresh_token holds characters that do not belong in one")
-		}
-	}
 	return &Token{
 		AccessToken:  NewSecret(access),
 		Type:         tokenType,
 		Lifetime:     m.lifetime(),
-		RefreshToken: NewSecret(refresh),
+		RefreshToken: NewSecret(m.refreshToken()),
 	}, nil
 }
 
 // refreshToken also takes a number, in the digits it was written with: losing
-// a rotated refresh token over its JSON type would cost the grant.
+// a rotated refresh token over its JSON type would cost the grant. One that
+// could not be sent back (RFC 6749 appendix A.17) counts as none.
 func (m members) refreshToken() string {
 	s, ok := m.text("refresh_token")
-	if ok {
-		return s
-	}
-	var n json.Number
-	if json.Unmarshal(m["refresh_token"], &n) == nil {
+	if !ok {
+		var n json.Number
+		if json.Unmarshal(m["refresh_token"], &n) != nil {
+			return ""
+		}
 		return n.String()
 	}
-	return ""
+	if strings.ContainsFunc(s, func(r rune) bool { return r < 0x20 || r > 0x7e }) {
+		return ""
+	}
+	return s
 }
 
 // lifetime reads expires_in, a number of seconds as JSON number, string or

@@ -4,6 +4,8 @@ import (
 	"encoding/base64"
 	"net/http"
 	"net/url"
+	"regexp"
+	"strconv"
 	"strings"
 )
 
@@ -57,25 +59,32 @@ func sentSecrets(form url.Values, header http.Header, sentFields http.Header) []
 	return values
 }
 
-// blank returns text fit for a log line or an error: without control
-// characters, capped, and with every piece of the given values replaced. A
-// piece counts from eight characters on (or the whole value, if shorter), so
-// that a server that echoes half a secret does not give away that half.
+// blank returns text fit for a log line or an error: plain, capped, and with
+// every piece of the given values replaced. A piece counts from eight characters
+// on (or the whole value, if shorter), so that a server that echoes half a secret
+// does not give away that half. Values are found as they are, percent-encoded,
+// form-encoded, in base64, and in whatever case.
 func blank(text string, values []string) string {
-	text = clean(text[:min(len(text), maxQuotedSource)])
+	text = plain(text[:min(len(text), maxQuotedSource)])
+	folded := foldCase(text)
 	var forms []string
 	for _, v := range values {
-		for _, f := range []string{v, url.QueryEscape(v), url.PathEscape(v), base64.StdEncoding.EncodeToString([]byte(v)), base64.RawURLEncoding.EncodeToString([]byte(v))} {
-			if f = clean(f); f != "" {
-				forms = append(forms, f)
+		for _, form := range []string{
+			v,
+			strings.ReplaceAll(v, " ", "+"),
+			base64.StdEncoding.EncodeToString([]byte(v)),
+			base64.RawURLEncoding.EncodeToString([]byte(v)),
+		} {
+			if form = foldCase(plain(form)); form != "" {
+				forms = append(forms, form)
 			}
 		}
 	}
 	var out strings.Builder
 	for i := 0; i < len(text) && out.Len() < maxQuoted; {
 		n := 0
-		for _, f := range forms {
-			n = max(n, sharedPiece(text[i:], f))
+		for _, form := range forms {
+			n = max(n, sharedPiece(folded[i:], form))
 		}
 		if n == 0 {
 			out.WriteByte(text[i])
@@ -85,10 +94,7 @@ func blank(text string, values []string) string {
 		out.WriteString(redacted)
 		i += n
 	}
-	if out.Len() > maxQuoted {
-		return out.String()[:maxQuoted]
-	}
-	return out.String()
+	return out.String()[:min(out.Len(), maxQuoted)]
 }
 
 // sharedPiece returns the length of the longest beginning of text that is a
@@ -113,10 +119,20 @@ func sharedPiece(text, secret string) int {
 	}
 }
 
-// clean keeps the visible ASCII characters and the space of text; anything
-// else becomes a question mark (RFC 6749 section 5.2 allows nothing else, and
-// a log line needs nothing else).
-func clean(text string) string {
+// escapes are the ways in which quoting hides a character from a comparison.
+var escapes = regexp.MustCompile(`%[0-9A-Fa-f]{2}|\\u[0-9A-Fa-f]{4}|\\["\\/]`)
+
+// plain undoes percent-encoding and quoting, and keeps the visible ASCII
+// characters and the space; anything else becomes a question mark (RFC 6749
+// section 5.2 allows nothing else, and a log line needs nothing else).
+func plain(text string) string {
+	text = escapes.ReplaceAllStringFunc(text, func(escape string) string {
+		code, err := strconv.ParseUint(strings.TrimLeft(escape, `%\u`), 16, 32)
+		if err != nil {
+			return escape[1:] // a quoted quote, backslash or slash
+		}
+		return string(rune(code))
+	})
 	return strings.Map(func(r rune) rune {
 		if r < 0x20 || r > 0x7e {
 			return '?'
@@ -124,3 +140,6 @@ func clean(text string) string {
 		return r
 	}, text)
 }
+
+// foldCase makes ASCII letters lower case, byte for byte.
+func foldCase(text string) string { return strings.ToLower(text) }

@@ -1,6 +1,8 @@
 package tokenendpoint
 
 import (
+	"compress/flate"
+	"compress/gzip"
 	"context"
 	"errors"
 	"fmt"
@@ -63,7 +65,8 @@ func (e *Error) Error() string {
 	return s.String()
 }
 
-// hints are the next steps for the codes of RFC 6749 section 5.2 and RFC 8707.
+// hints are the next steps for the codes of RFC 6749 section 5.2, RFC 8707 and
+// RFC 9449.
 var hints = map[string]string{
 	"invalid_client":         "check 'client_id', 'client_secret' and 'client_auth'",
 	"unauthorized_client":    "allow this client the grant type at the authorization server, or change 'grant'",
@@ -71,7 +74,17 @@ var hints = map[string]string{
 	"invalid_scope":          "check 'scope' against what the server grants this client",
 	"invalid_target":         "check 'resource' and 'audience' against what the server knows",
 	"invalid_grant":          "the refresh token or assertion is no longer valid: supply a new one",
+	"invalid_dpop_proof":     "check this machine's clock and the key of 'dpop'",
+	"use_dpop_nonce":         "the server wants a DPoP nonce and sent none that can be used",
 	"invalid_request":        "a field is missing or malformed: check 'token_param' and the server's documentation",
+}
+
+// passing are the codes that say nothing about the request: the same one may
+// succeed later (RFC 6749 section 4.1.2.1, RFC 8628 section 3.5).
+var passing = map[string]bool{
+	"temporarily_unavailable": true,
+	"server_error":            true,
+	"slow_down":               true,
 }
 
 // unprepared is the error of a request that was never sent.
@@ -79,17 +92,38 @@ func unprepared(err error) *Error {
 	return &Error{Kind: Unprepared, what: err.Error()}
 }
 
-// unreachable is the error of a request that got no answer.
+// unreachable is the error of a request that got no answer, or no whole one.
 func unreachable(err error, timeout time.Duration, secrets []string) *Error {
-	what := "the authorization server cannot be reached"
-	if isTimeout(err) {
-		what = fmt.Sprintf("the authorization server gave no whole answer in time ('timeout' is %s)", timeout)
-	}
 	// Without the wrapping of net/http, which repeats the URL and its query.
 	if u, ok := errors.AsType[*url.Error](err); ok {
 		err = u.Err
 	}
-	return &Error{Kind: Unavailable, what: what + ": " + blank(err.Error(), secrets)}
+	kind, what := Unavailable, "the authorization server cannot be reached"
+	switch {
+	case isTimeout(err):
+		what = fmt.Sprintf("the authorization server gave no whole answer in time ('timeout' is %s)", timeout)
+	case isMalformed(err):
+		kind, what = Unreadable, "the authorization server's answer is malformed"
+	}
+	why := err.Error()
+	if strings.Contains(why, "transport connection broken") {
+		// What net/http quotes here may be anything, a token that was just
+		// issued included.
+		why = quotation.ReplaceAllString(why, "...")
+	}
+	return &Error{Kind: kind, what: what + ": " + blank(why, secrets)}
+}
+
+var quotation = regexp.MustCompile(`(?s)".*"`)
+
+// isMalformed tells an answer that is no HTTP, or not in the encoding it claims,
+// from one that was cut off. net/http has no type for the former.
+func isMalformed(err error) bool {
+	_, corrupt := errors.AsType[flate.CorruptInputError](err)
+	_, quoted, noHTTP := strings.Cut(err.Error(), "malformed HTTP response ")
+	return corrupt ||
+		errors.Is(err, gzip.ErrHeader) || errors.Is(err, gzip.ErrChecksum) ||
+		noHTTP && !strings.HasPrefix(quoted, `"HT`)
 }
 
 func isTimeout(err error) bool {
@@ -107,9 +141,10 @@ func isTimeout(err error) bool {
 // and anything that was blanked do not match.
 var codePattern = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_.:-]{0,63}$`)
 
-// errorCode returns code if it is safe to show, and else "".
+// errorCode returns code if it is safe to show, and else "". The standards'
+// own codes are, even if a secret is part of one by chance.
 func errorCode(code string, secrets []string) string {
-	if codePattern.MatchString(code) && blank(code, secrets) == code {
+	if _, hinted := hints[code]; hinted || passing[code] || codePattern.MatchString(code) && blank(code, secrets) == code {
 		return code
 	}
 	return ""

@@ -10,18 +10,15 @@
 package tokenendpoint
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"maps"
 	"net/http"
-	"net/http/httptrace"
 	"net/netip"
 	"net/url"
 	"strings"
-	"sync/atomic"
 	"time"
 )
 
@@ -53,64 +50,108 @@ type Request struct {
 	// Held are credentials of earlier answers that must not show up in an
 	// error text either, should the server repeat them.
 	Held []Secret
+
+	// Proof, if set, proves the possession of a key, to which the server then
+	// binds the token (RFC 9449 section 5). Nonces keeps what nonces servers ask
+	// for; it must be set where Proof is.
+	Proof  *ProofKey
+	Nonces *Nonces
 }
 
 // Do sends the request and returns the token, or an *Error. It follows no
 // redirect: the credentials in a token request are for the configured endpoint
-// alone. If a kept-alive connection turns out dead before a byte of the answer
-// came, the request is made anew, once, on another.
+// alone. If the server wants a DPoP nonce and sends one along, the request is
+// made anew, once (RFC 9449 section 8).
 func (r Request) Do(ctx context.Context, transport http.RoundTripper) (*Token, error) {
 	ctx, cancel := context.WithTimeout(ctx, r.Timeout)
 	defer cancel()
 
-	token, stale, err := r.attempt(ctx, transport)
-	if stale {
-		token, _, err = r.attempt(ctx, transport)
+	known := r.nonce()
+	token, err := r.attempt(ctx, transport)
+	if wantsNonce(err) && r.nonce() != known {
+		token, err = r.attempt(ctx, transport)
 	}
 	return token, err
 }
 
-// attempt makes the request once. stale tells that it failed on a connection
-// that had been idle, before any answer.
-func (r Request) attempt(ctx context.Context, transport http.RoundTripper) (_ *Token, stale bool, _ error) {
+// attempt makes the request once.
+func (r Request) attempt(ctx context.Context, transport http.RoundTripper) (*Token, error) {
 	form, header, err := r.authenticated()
 	if err != nil {
-		return nil, false, unprepared(err)
+		return nil, unprepared(err)
 	}
-	secrets := sentSecrets(form, header, r.Header)
+	secrets := append(sentSecrets(form, header, r.Header), header.Get("DPoP"))
 	for _, held := range r.Held {
 		secrets = append(secrets, held.Reveal())
 	}
 
-	var trace exchange
-	body := []byte(form.Encode())
-	req, err := http.NewRequestWithContext(httptrace.WithClientTrace(ctx, trace.hooks()), http.MethodPost, r.Endpoint, bytes.NewReader(body))
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, r.Endpoint, strings.NewReader(form.Encode()))
 	if err != nil {
-		return nil, false, unprepared(errors.New("'token_endpoint' is not a URL"))
+		return nil, unprepared(errors.New("'token_endpoint' is not a URL"))
 	}
 	req.Header = header
+	alone(req)
 
 	requestedAt := time.Now()
 	resp, err := transport.RoundTrip(req)
 	if err != nil {
-		return nil, trace.stale() && ctx.Err() == nil, unreachable(err, r.Timeout, secrets)
+		return nil, unreachable(err, r.Timeout, secrets)
 	}
 	defer resp.Body.Close()
-	answerBody, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
-	if err != nil {
-		return nil, false, unreachable(fmt.Errorf("its answer broke off: %w", err), r.Timeout, secrets)
+	if r.Proof != nil {
+		r.Nonces.Note(Origin(r.Endpoint), resp.Header)
 	}
-	if len(answerBody) > maxAnswer {
-		return nil, false, &Error{Kind: Unreadable, Status: resp.StatusCode, what: fmt.Sprintf("the authorization server's answer is larger than %d bytes", maxAnswer)}
+	body, err := readAnswer(resp)
+	if errors.Is(err, errTooLarge) {
+		return nil, &Error{Kind: Unreadable, Status: resp.StatusCode, what: "the authorization server's answer is " + err.Error()}
+	}
+	if err != nil {
+		return nil, unreachable(fmt.Errorf("its answer broke off: %w", err), r.Timeout, secrets)
 	}
 
-	answer := answer{status: resp.StatusCode, header: resp.Header, body: answerBody, secrets: secrets}
+	answer := answer{status: resp.StatusCode, header: resp.Header, body: body, secrets: secrets}
 	token, err := answer.token()
 	if err != nil {
-		return nil, false, err
+		return nil, err
 	}
 	token.RequestedAt = requestedAt
-	return token, false, nil
+	return token, nil
+}
+
+// alone gives a request a connection of its own. Token requests are rare: a kept
+// connection has gone stale by the next one as like as not, which would cost a
+// single-use credential; and what a server sends unasked on an idle connection,
+// net/http writes into the log. Where a server says that it has not looked at
+// the request (GOAWAY, REFUSED_STREAM), net/http sends it again, which is
+// allowed once here and not for as long as the server says so.
+func alone(req *http.Request) {
+	req.Close = true
+	body, calls := req.GetBody, 0
+	if body == nil {
+		return
+	}
+	req.GetBody = func() (io.ReadCloser, error) {
+		if calls++; calls > 2 { // net/http calls it twice for one repetition
+			return nil, errors.New("the server keeps refusing the request")
+		}
+		return body()
+	}
+}
+
+// errTooLarge is for answers beyond maxAnswer.
+var errTooLarge = fmt.Errorf("larger than %d bytes", maxAnswer)
+
+// readAnswer reads an answer's body. After 101 there is none, but a connection
+// that no deadline ends.
+func readAnswer(resp *http.Response) ([]byte, error) {
+	if resp.StatusCode == http.StatusSwitchingProtocols {
+		return nil, nil
+	}
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
+	if err == nil && len(body) > maxAnswer {
+		err = errTooLarge
+	}
+	return body, err
 }
 
 // authenticated returns the form and header fields to send.
@@ -132,23 +173,23 @@ func (r Request) authenticated() (url.Values, http.Header, error) {
 	if err := r.Auth.Authenticate(form, header); err != nil {
 		return nil, nil, err
 	}
+	if r.Proof != nil {
+		proof, err := r.Proof.Proof(Proof{Method: http.MethodPost, URL: r.Endpoint, Nonce: r.nonce()})
+		if err != nil {
+			return nil, nil, err
+		}
+		header.Set("DPoP", proof)
+	}
 	return form, header, nil
 }
 
-// exchange watches one round trip.
-type exchange struct {
-	reused   atomic.Bool
-	answered atomic.Bool
-}
-
-func (e *exchange) hooks() *httptrace.ClientTrace {
-	return &httptrace.ClientTrace{
-		GotConn:              func(info httptrace.GotConnInfo) { e.reused.Store(info.Reused) },
-		GotFirstResponseByte: func() { e.answered.Store(true) },
+// nonce returns the DPoP nonce to send, "" if there is none.
+func (r Request) nonce() string {
+	if r.Proof == nil {
+		return ""
 	}
+	return r.Nonces.Get(Origin(r.Endpoint))
 }
-
-func (e *exchange) stale() bool { return e.reused.Load() && !e.answered.Load() }
 
 // CheckEndpoint reports why rawURL cannot serve as an endpoint of an
 // authorization server: it must be absolute, with https unless its host is a
@@ -174,6 +215,7 @@ func CheckEndpoint(rawURL string, allowHTTP bool) error {
 
 // IsLoopback reports whether host names this machine.
 func IsLoopback(host string) bool {
+	host = strings.TrimSuffix(strings.ToLower(host), ".")
 	if host == "localhost" || strings.HasSuffix(host, ".localhost") {
 		return true
 	}

@@ -1,0 +1,260 @@
+package tokenendpoint_test
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+	"testing"
+
+	"github.com/upstream-oauth2/caddy-upstream-oauth2/tokenendpoint"
+)
+
+// places are where a server may repeat what it was sent: each is a whole
+// answer with the echo in it.
+var places = []struct {
+	name   string
+	answer func(echo string) string
+}{
+	{"error_description", func(echo string) string {
+		return failure(`{"error":"invalid_client","error_description":` + quote("unknown secret "+echo+", sorry") + `}`)
+	}},
+	{"error", func(echo string) string { return failure(`{"error":` + quote(echo) + `}`) }},
+	{"error, after a word", func(echo string) string { return failure(`{"error":` + quote("bad_"+echo) + `}`) }},
+	{"an object in error", func(echo string) string {
+		return failure(`{"error":{"reason":` + quote("unknown secret "+echo) + `}}`)
+	}},
+	{"a code in error", func(echo string) string { return failure(`{"error":{"code":` + quote(echo) + `}}`) }},
+	{"a form", func(echo string) string {
+		return failure(url.Values{"error": {echo}, "error_description": {echo}}.Encode())
+	}},
+	{"a web page", func(echo string) string { return failure("<html>" + echo + "</html>") }},
+	{"Content-Type", func(echo string) string {
+		return "HTTP/1.1 200 OK\r\nContent-Type: application/" + echo + "\r\nContent-Length: 1\r\n\r\n!"
+	}},
+	{"a parameter of Content-Type", func(echo string) string {
+		return "HTTP/1.1 200 OK\r\nContent-Type: text/html; x=" + echo + "\r\nContent-Length: 1\r\n\r\n!"
+	}},
+	{"Location", func(echo string) string {
+		return "HTTP/1.1 302 Found\r\nLocation: /?x=" + echo + "\r\nContent-Length: 0\r\n\r\n"
+	}},
+	{"Retry-After", func(echo string) string {
+		return "HTTP/1.1 503 Busy\r\nRetry-After: " + echo + "\r\nContent-Length: 0\r\n\r\n"
+	}},
+	{"the reason phrase", func(echo string) string { return "HTTP/1.1 500 " + echo + "\r\nContent-Length: 0\r\n\r\n" }},
+	{"the status code", func(echo string) string { return "HTTP/1.1 " + echo + "\r\nContent-Length: 0\r\n\r\n" }},
+	{"the protocol", func(echo string) string { return echo + " 200 OK\r\nContent-Length: 0\r\n\r\n" }},
+	{"the whole status line", func(echo string) string { return echo + "\r\n\r\n" }},
+	{"a header line without a colon", func(echo string) string { return "HTTP/1.1 200 OK\r\n" + echo + "\r\n\r\n" }},
+	{"a header field's name", func(echo string) string { return "HTTP/1.1 200 OK\r\n" + echo + ": x\r\n\r\n" }},
+	{"Content-Length", func(echo string) string { return "HTTP/1.1 200 OK\r\nContent-Length: " + echo + "\r\n\r\n" }},
+	{"two values of Content-Length", func(echo string) string {
+		return "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: " + echo + "\r\n\r\n"
+	}},
+	{"Transfer-Encoding", func(echo string) string { return "HTTP/1.1 200 OK\r\nTransfer-Encoding: " + echo + "\r\n\r\n" }},
+	{"a chunk's size", func(echo string) string {
+		return "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + echo + "\r\n"
+	}},
+	{"Trailer", func(echo string) string {
+		return "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: " + echo + "\r\n\r\n0\r\n" + echo + ": x\r\n\r\n"
+	}},
+}
+
+func failure(body string) string {
+	return fmt.Sprintf("HTTP/1.1 400 Bad Request\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
+}
+
+func quote(s string) string {
+	b, _ := json.Marshal(s)
+	return string(b)
+}
+
+// checkBlanked reports what text holds of an echo: a piece of eight
+// characters is enough to be one, in whatever case.
+func checkBlanked(t *testing.T, text, echo string) {
+	t.Helper()
+	text, echo = strings.ToLower(text), strings.ToLower(echo)
+	n := min(8, len(echo))
+	for i := range len(echo) - n + 1 {
+		if piece := echo[i : i+n]; strings.Contains(text, piece) {
+			t.Errorf("%q is left in %s", piece, text)
+			return
+		}
+	}
+}
+
+// A server that repeats what it was sent does not get it into an error,
+// however it encodes it and wherever it puts it.
+func TestEchoIsBlanked(t *testing.T) {
+	const (
+		plain  = "kQ3vYxT8mB5nWc2RzJ7h"
+		base   = "aB/cD+eF/gH=iJ+kL/mN" // short runs between what is encoded
+		spaced = "aB cD+eF gH+iJ kL+mN"
+		quoted = `a"bc\de"fg\hi"jk\lm"no`
+		short  = "hunter2"
+	)
+	auth := func(secret string) tokenendpoint.ClientAuth {
+		return tokenendpoint.ClientSecretBasic{ID: clientID, Secret: tokenendpoint.NewSecret(secret)}
+	}
+	pair := func(secret string) string {
+		return base64.StdEncoding.EncodeToString([]byte(clientID + ":" + secret))
+	}
+	// What JavaScript's encodeURIComponent and PHP's rawurlencode make of it.
+	component := func(s string) string { return strings.ReplaceAll(url.QueryEscape(s), "+", "%20") }
+	// What .NET's HttpUtility.UrlEncode makes of it.
+	lowerHex := func(s string) string {
+		for _, c := range "/+= &!" {
+			s = strings.ReplaceAll(s, string(c), strings.ToLower(fmt.Sprintf("%%%02x", c)))
+		}
+		return s
+	}
+
+	echoes := []struct {
+		name   string
+		secret string
+		echo   string
+	}{
+		{"as it is", plain, plain},
+		{"as it is, with signs", base, base},
+		{"as it is, with spaces", spaced, spaced},
+		{"as it is, with quotes", quoted, quoted},
+		{"as it is, short", short, short},
+		{"first half", plain, plain[:len(plain)/2]},
+		{"second half", plain, plain[len(plain)/2:]},
+		{"middle", plain, plain[4:16]},
+		{"all but the last character", plain, plain[:len(plain)-1]},
+		{"twice", plain, plain + plain},
+		{"in words", plain, "the" + plain + "key"},
+		{"form-encoded", spaced, url.QueryEscape(spaced)},
+		{"form-encoded half", base, url.QueryEscape(base)[:15]},
+		{"path-encoded", spaced, url.PathEscape(spaced)},
+		{"percent-encoded with capitals", base, url.QueryEscape(base)},
+		{"percent-encoded without capitals", base, lowerHex(base)},
+		{"percent-encoded, spaces as well", spaced, component(spaced)},
+		{"base64", plain, base64.StdEncoding.EncodeToString([]byte(plain))},
+		{"base64 without padding", base, base64.RawStdEncoding.EncodeToString([]byte(base))},
+		{"base64 for URLs", base, base64.RawURLEncoding.EncodeToString([]byte(base))},
+		{"Basic pair", plain, pair(plain)},
+		{"Basic pair, cut", plain, pair(plain)[:20]},
+		{"Authorization field", plain, "Basic " + pair(plain)},
+	}
+	for _, echo := range echoes {
+		for _, place := range places {
+			t.Run(echo.name+" in "+place.name, func(t *testing.T) {
+				server := newRawServer(t, func(_ int, c *rawConn) {
+					if c.readRequest() {
+						c.write(place.answer(echo.echo))
+					}
+				})
+				r := request(server.url)
+				r.Auth = auth(echo.secret)
+				token, err := do(t, r, newTransport(t))
+				failed := mustFail(t, token, err)
+				checkBlanked(t, fmt.Sprintf("%v %#v", failed, *failed), echo.echo)
+			})
+		}
+	}
+}
+
+// Every credential that a request can carry is blanked, and each that is held.
+func TestEverySecretIsBlanked(t *testing.T) {
+	const secret = "kQ3vYxT8mB5nWc2RzJ7h"
+	s := tokenendpoint.NewSecret(secret)
+	tests := []struct {
+		name   string
+		change func(*tokenendpoint.Request)
+	}{
+		{"client_secret_basic", func(r *tokenendpoint.Request) { r.Auth = tokenendpoint.ClientSecretBasic{ID: clientID, Secret: s} }},
+		{"client_secret_basic_raw", func(r *tokenendpoint.Request) {
+			r.Auth = tokenendpoint.ClientSecretBasic{ID: clientID, Secret: s, Raw: true}
+		}},
+		{"client_secret_post", func(r *tokenendpoint.Request) { r.Auth = tokenendpoint.ClientSecretPost{ID: clientID, Secret: s} }},
+		{"refresh_token", func(r *tokenendpoint.Request) { r.Form.Set("refresh_token", secret) }},
+		{"assertion", func(r *tokenendpoint.Request) { r.Form.Set("assertion", secret) }},
+		{"client_assertion", func(r *tokenendpoint.Request) { r.Form.Set("client_assertion", secret) }},
+		{"subject_token", func(r *tokenendpoint.Request) { r.Form.Set("subject_token", secret) }},
+		{"another field", func(r *tokenendpoint.Request) { r.Form.Set("password", secret) }},
+		{"a header field", func(r *tokenendpoint.Request) { r.Header = http.Header{"X-Api-Key": {secret}} }},
+		{"a header field with a scheme", func(r *tokenendpoint.Request) { r.Header = http.Header{"Authorization": {"Bearer " + secret}} }},
+		{"a token of before", func(r *tokenendpoint.Request) { r.Held = []tokenendpoint.Secret{tokenendpoint.NewSecret("other"), s} }},
+	}
+	body := `{"error":"invalid_client","error_description":` + quote("never heard of "+secret) + `}`
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			r := request(endpoint)
+			test.change(&r)
+			token, err := do(t, r, answering(http.StatusBadRequest, http.Header{}, body))
+			failed := mustFail(t, token, err)
+			checkBlanked(t, failed.Error(), secret)
+			if !strings.Contains(failed.Error(), "never heard of") || !strings.Contains(failed.Error(), "[redacted]") {
+				t.Errorf("the rest is not quoted: %v", failed)
+			}
+		})
+	}
+}
+
+// JSON and net/http spell some characters in another way when they quote; a
+// secret full of them is blanked all the same.
+func TestQuotedEchoIsBlanked(t *testing.T) {
+	tests := []struct {
+		name   string
+		secret string
+		answer string
+	}{
+		{"slashes, as PHP writes them", "aB/cD/eF/gH/iJ/kL/mN", failure(`{"error":{"reason":"aB\/cD\/eF\/gH\/iJ\/kL\/mN"}}`)},
+		{"signs, as Go writes them", "aB<cD>eF&gH<iJ>kL&mN", failure(`{"error":{"reason":"aB\u003ccD\u003eeF\u0026gH\u003ciJ\u003ekL\u0026mN"}}`)},
+		{"quotes in an object", `aB"cD\eF"gH\iJ"kL\mN`, failure(`{"error":{"reason":"aB\"cD\\eF\"gH\\iJ\"kL\\mN"}}`)},
+		{"quotes in a status line", `aB"cD\eF"gH\iJ"kL\mN`, `aB"cD\eF"gH\iJ"kL\mN` + "\r\n\r\n"},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			server := newRawServer(t, func(_ int, c *rawConn) {
+				if c.readRequest() {
+					c.write(test.answer)
+				}
+			})
+			r := request(server.url)
+			r.Auth = tokenendpoint.ClientSecretPost{ID: clientID, Secret: tokenendpoint.NewSecret(test.secret)}
+			token, err := do(t, r, newTransport(t))
+			text := mustFail(t, token, err).Error()
+			// The letters are enough: what stands between them is no riddle.
+			if strings.Contains(text, "gH") && strings.Contains(text, "iJ") && strings.Contains(text, "kL") {
+				t.Errorf("the secret %s is left in %s", test.secret, text)
+			}
+		})
+	}
+}
+
+// What is no secret stays, or the quotation would be of no use.
+func TestPublicValuesStay(t *testing.T) {
+	r := request(endpoint)
+	r.Form.Set("scope", "read:everything")
+	r.Form.Set("audience", "https://api.example.com")
+	body := `{"error":"invalid_scope","error_description":"app-7 may not use client_credentials for read:everything at https://api.example.com"}`
+	token, err := do(t, r, answering(http.StatusBadRequest, http.Header{}, body))
+	text := mustFail(t, token, err).Error()
+	for _, want := range []string{clientID, "client_credentials", "read:everything", "https://api.example.com"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("%q is missing in %s", want, text)
+		}
+	}
+}
+
+// The codes of the standards are no secrets, even where a parameter's value
+// happens to be a piece of one: they decide what is done and what is shown.
+func TestStandardCodeStays(t *testing.T) {
+	for _, code := range []string{"invalid_client", "invalid_grant", "invalid_scope", "unauthorized_client", "temporarily_unavailable"} {
+		for _, value := range []string{"client", "grant", "scope", "a"} {
+			t.Run(code+" with "+value, func(t *testing.T) {
+				r := request(endpoint)
+				r.Form.Set("mode", value)
+				token, err := do(t, r, answering(http.StatusBadRequest, http.Header{}, `{"error":"`+code+`"}`))
+				if got := mustFail(t, token, err).Code; got != code {
+					t.Errorf("code %q, want %q", got, code)
+				}
+			})
+		}
+	}
+}

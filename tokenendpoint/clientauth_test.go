@@ -1,0 +1,129 @@
+package tokenendpoint_test
+
+import (
+	"encoding/base64"
+	"net/http"
+	"net/url"
+	"strings"
+	"testing"
+
+	"github.com/upstream-oauth2/caddy-upstream-oauth2/tokenendpoint"
+)
+
+// sent makes a token request with auth and returns it as it went out.
+func sent(t *testing.T, auth tokenendpoint.ClientAuth) (http.Header, url.Values) {
+	t.Helper()
+	var header http.Header
+	var form url.Values
+	r := request(endpoint)
+	r.Auth = auth
+	token, err := do(t, r, roundTrip(func(req *http.Request) (*http.Response, error) {
+		header = req.Header
+		if err := req.ParseForm(); err != nil {
+			t.Error(err)
+		}
+		form = req.PostForm
+		return answering(http.StatusOK, http.Header{}, goodBody)(req)
+	}))
+	mustSucceed(t, token, err)
+	return header, form
+}
+
+// RFC 6749 section 2.3.1: id and secret are form-encoded each, then joined by
+// a colon. The encoding is that of appendix B, so a space is a plus.
+func TestClientSecretBasic(t *testing.T) {
+	tests := []struct {
+		name       string
+		id, secret string
+		want       string // what stands in base64
+		wantRaw    string // the same from client_secret_basic_raw
+	}{
+		{"letters and digits", "app7", "s3cret", "app7:s3cret", "app7:s3cret"},
+		{"unreserved characters", "app-7_x.y", "a-b_c.d", "app-7_x.y:a-b_c.d", "app-7_x.y:a-b_c.d"},
+		{"percent", "app%7", "100%25", "app%257:100%2525", "app%7:100%25"},
+		{"plus", "app+7", "a+b", "app%2B7:a%2Bb", "app+7:a+b"},
+		{"space", "app 7", " a b ", "app+7:+a+b+", "app 7: a b "},
+		{"colon", "urn:app:7", "a:b", "urn%3Aapp%3A7:a%3Ab", "urn:app:7:a:b"},
+		{"umlauts", "büro", "schlüssel", "b%C3%BCro:schl%C3%BCssel", "büro:schlüssel"},
+		{"ampersand and equals", "a&b=c", "d&e=f", "a%26b%3Dc:d%26e%3Df", "a&b=c:d&e=f"},
+		{"base64", "id==", "Zm9v/YmFy+w==", "id%3D%3D:Zm9v%2FYmFy%2Bw%3D%3D", "id==:Zm9v/YmFy+w=="},
+		{"quotes and a backslash", `a"b`, `c\d'e`, "a%22b:c%5Cd%27e", `a"b:c\d'e`},
+		{"a URL as id", "https://app.example/7?x#y", "s", "https%3A%2F%2Fapp.example%2F7%3Fx%23y:s", "https://app.example/7?x#y:s"},
+		{"the example of appendix B", " %&+£€", "s", "+%25%26%2B%C2%A3%E2%82%AC:s", " %&+£€:s"},
+		{"no secret", "app7", "", "app7:", "app7:"},
+	}
+	check := func(t *testing.T, auth tokenendpoint.ClientAuth, want string) {
+		t.Helper()
+		header, form := sent(t, auth)
+		encoded, ok := strings.CutPrefix(header.Get("Authorization"), "Basic ")
+		if !ok {
+			t.Fatalf("Authorization: %q, want Basic", header["Authorization"])
+		}
+		got, err := base64.StdEncoding.Strict().DecodeString(encoded)
+		if err != nil || string(got) != want {
+			t.Errorf("sent %q (%v), want %q", got, err, want)
+		}
+		// One method for each request (section 2.3): nothing of it in the body.
+		if form.Has("client_id") || form.Has("client_secret") {
+			t.Errorf("the form repeats the credentials: %v", form)
+		}
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			auth := tokenendpoint.ClientSecretBasic{ID: test.id, Secret: tokenendpoint.NewSecret(test.secret)}
+			check(t, auth, test.want)
+			auth.Raw = true
+			check(t, auth, test.wantRaw)
+		})
+	}
+}
+
+// What is sent must be read as it was meant by a server that does as RFC 6749
+// says: split at the first colon, decode both halves.
+func TestClientSecretBasicIsReadBack(t *testing.T) {
+	var every strings.Builder
+	for c := range rune(0x180) {
+		every.WriteRune(c)
+	}
+	for _, value := range []string{clientSecret, every.String(), "%41", "a+b c:d", "\xff\xfe"} {
+		header, _ := sent(t, tokenendpoint.ClientSecretBasic{ID: value, Secret: tokenendpoint.NewSecret(value)})
+		id, secret, ok := (&http.Request{Header: header}).BasicAuth()
+		if !ok {
+			t.Fatalf("no Basic credentials in %q", header["Authorization"])
+		}
+		for part, got := range map[string]string{"id": id, "secret": secret} {
+			if decoded, err := url.QueryUnescape(got); err != nil || decoded != value {
+				t.Errorf("the %s comes out as %q (%v), want %q", part, decoded, err, value)
+			}
+		}
+	}
+}
+
+// Id and secret as form fields: encoded once, by the form.
+func TestClientSecretPost(t *testing.T) {
+	for _, secret := range []string{"s3cret", "100%25", "a+b c:d&e=f", "schlüssel", clientSecret} {
+		t.Run(secret, func(t *testing.T) {
+			header, form := sent(t, tokenendpoint.ClientSecretPost{ID: "id+" + secret, Secret: tokenendpoint.NewSecret(secret)})
+			if got := form["client_id"]; len(got) != 1 || got[0] != "id+"+secret {
+				t.Errorf("client_id %q, want %q", got, "id+"+secret)
+			}
+			if got := form["client_secret"]; len(got) != 1 || got[0] != secret {
+				t.Errorf("client_secret %q, want %q", got, secret)
+			}
+			if got := header["Authorization"]; got != nil {
+				t.Errorf("Authorization %q beside the form", got)
+			}
+		})
+	}
+}
+
+// A public client names itself and proves nothing.
+func TestPublicClient(t *testing.T) {
+	header, form := sent(t, tokenendpoint.PublicClient{ID: "app 7"})
+	if got := form["client_id"]; len(got) != 1 || got[0] != "app 7" {
+		t.Errorf("client_id %q, want app 7", got)
+	}
+	if form.Has("client_secret") || header["Authorization"] != nil {
+		t.Errorf("credentials of a client that has none: %v, %v", form, header)
+	}
+}

@@ -1,0 +1,320 @@
+package tokenendpoint
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Metadata is what an authorization server publishes about itself (RFC 8414
+// section 2, OpenID Connect Discovery section 3), as far as it has a use here.
+// It is read-only once it is made.
+type Metadata struct {
+	Issuer string
+
+	// TokenEndpoint is always there; the others may be empty. All pass
+	// CheckEndpoint: one that does not is left out, except that without a
+	// token endpoint there is no Metadata.
+	TokenEndpoint               string
+	AuthorizationEndpoint       string
+	DeviceAuthorizationEndpoint string
+	RevocationEndpoint          string
+
+	// MTLSEndpointAliases are the endpoints for clients with a certificate, by
+	// the name that the endpoint has in the metadata (RFC 8705 section 5).
+	MTLSEndpointAliases map[string]string
+
+	// What the server supports; nil where it does not say.
+	GrantTypesSupported               []string
+	TokenEndpointAuthMethodsSupported []string
+	DPoPSigningAlgValuesSupported     []string // RFC 9449 section 5.1
+
+	// AuthorizationResponseIssParameterSupported says that every authorization
+	// response names its issuer (RFC 9207 section 3).
+	AuthorizationResponseIssParameterSupported bool
+}
+
+// endpointNames are the endpoints that an alias is kept of.
+var endpointNames = []string{"token_endpoint", "device_authorization_endpoint", "revocation_endpoint"}
+
+// byHand is the way out of whatever is wrong with metadata.
+const byHand = "write 'token_endpoint' by hand"
+
+// MetadataRequest asks an authorization server for its metadata.
+type MetadataRequest struct {
+	// Issuer is the server's issuer identifier, to the letter.
+	Issuer string
+
+	// UserAgent is the User-Agent.
+	UserAgent string
+
+	// AllowHTTP permits plain http; see CheckEndpoint.
+	AllowHTTP bool
+
+	// Timeout bounds the whole exchange.
+	Timeout time.Duration
+}
+
+// Do looks at the place of RFC 8414 first and at that of OpenID Connect
+// Discovery next, and returns the metadata or an *Error. It follows no
+// redirect. Metadata of another issuer than the one asked for is refused
+// (RFC 8414 section 3.3).
+func (r MetadataRequest) Do(ctx context.Context, transport http.RoundTripper) (*Metadata, error) {
+	places, err := r.places()
+	if err != nil {
+		return nil, unprepared(err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, r.Timeout)
+	defer cancel()
+
+	var failed *Error
+	for _, place := range places {
+		metadata, err := r.get(ctx, transport, place)
+		if err == nil {
+			return metadata, nil
+		}
+		if failed == nil || weight(err) > weight(failed) {
+			failed = err
+		}
+		if err.Kind == Unavailable && err.Status < 500 {
+			break // out of reach, or throttling: the other place is no better
+		}
+	}
+	failed.what = fmt.Sprintf("no metadata of issuer %s: %s; check 'issuer', or %s", blank(r.Issuer, nil), failed.what, byHand)
+	return nil, failed
+}
+
+// weight tells which of two failures says more: one that may pass is to be
+// tried again, and nothing at one place is to be expected.
+func weight(e *Error) int {
+	switch {
+	case e.Kind == Unavailable:
+		return 2
+	case e.Status == http.StatusNotFound:
+		return 0
+	}
+	return 1
+}
+
+// places returns where the metadata may be. The well-known part goes between
+// host and path in RFC 8414 (section 3.1) and to the end in OpenID Connect
+// Discovery (section 4); both take a slash off the end of the issuer.
+func (r MetadataRequest) places() ([]string, error) {
+	if err := CheckEndpoint(r.Issuer, r.AllowHTTP); err != nil {
+		return nil, fmt.Errorf("'issuer' %w", err)
+	}
+	if strings.Contains(r.Issuer, "?") {
+		return nil, errors.New("'issuer' must not have a query (RFC 8414 section 2)")
+	}
+	issuer := strings.TrimSuffix(r.Issuer, "/")
+	scheme, rest, _ := strings.Cut(issuer, "://")
+	host, path, nested := strings.Cut(rest, "/")
+	if nested {
+		path = "/" + path
+	}
+	return []string{
+		scheme + "://" + host + "/.well-known/oauth-authorization-server" + path,
+		issuer + "/.well-known/openid-configuration",
+	}, nil
+}
+
+// get fetches the metadata from one place.
+func (r MetadataRequest) get(ctx context.Context, transport http.RoundTripper, place string) (*Metadata, *Error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, place, nil)
+	if err != nil {
+		return nil, unprepared(errors.New("'issuer' is not a URL"))
+	}
+	req.Header = http.Header{"Accept": {"application/json"}, "User-Agent": {r.UserAgent}}
+	alone(req)
+	resp, err := transport.RoundTrip(req)
+	if err != nil {
+		return nil, unreachable(err, r.Timeout, nil)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return nil, notThere(place, resp)
+	}
+	body, err := readAnswer(resp)
+	if err != nil && !errors.Is(err, errTooLarge) {
+		return nil, unreachable(fmt.Errorf("its answer broke off: %w", err), r.Timeout, nil)
+	}
+	metadata, err := r.read(body)
+	if err != nil {
+		return nil, &Error{Kind: Unreadable, Status: resp.StatusCode, what: fmt.Sprintf("the answer of %s cannot be used: %v", blank(place, nil), err)}
+	}
+	return metadata, nil
+}
+
+// notThere is the error for an answer with another status than 200.
+func notThere(place string, resp *http.Response) *Error {
+	failed := &Error{
+		Kind:       Unreadable,
+		Status:     resp.StatusCode,
+		RetryAfter: retryAfter(resp.StatusCode, resp.Header, time.Now()),
+		what:       fmt.Sprintf("%s answered with status %d", blank(place, nil), resp.StatusCode),
+	}
+	switch {
+	case resp.StatusCode >= 300 && resp.StatusCode < 400:
+		failed.what += ", and redirects are not followed"
+	case resp.StatusCode == http.StatusTooManyRequests, resp.StatusCode >= 500:
+		failed.Kind = Unavailable
+	}
+	return failed
+}
+
+// read makes metadata of the answer. Members that are not understood, or not
+// of their type, count as absent where something can be done without them.
+func (r MetadataRequest) read(body []byte) (*Metadata, error) {
+	if len(body) > maxAnswer {
+		return nil, fmt.Errorf("it is %w", errTooLarge)
+	}
+	body = bytes.TrimSpace(bytes.TrimPrefix(body, byteOrderMark))
+	if len(body) == 0 || body[0] != '{' {
+		return nil, errors.New("it is not a JSON object")
+	}
+	m, err := readJSON(body)
+	if err != nil {
+		return nil, err
+	}
+	if issuer, _ := m.text("issuer"); issuer != r.Issuer {
+		return nil, fmt.Errorf("it is of the issuer %q and not of %q: write 'issuer' as the server does, if it is the one you mean",
+			blank(issuer, nil), blank(r.Issuer, nil))
+	}
+	tokenEndpoint, err := r.endpoint(m, "token_endpoint")
+	if err != nil {
+		return nil, err
+	}
+	return &Metadata{
+		Issuer:                                     r.Issuer,
+		TokenEndpoint:                              tokenEndpoint,
+		AuthorizationEndpoint:                      r.optional(m, "authorization_endpoint"),
+		DeviceAuthorizationEndpoint:                r.optional(m, "device_authorization_endpoint"),
+		RevocationEndpoint:                         r.optional(m, "revocation_endpoint"),
+		MTLSEndpointAliases:                        r.aliases(m),
+		GrantTypesSupported:                        m.list("grant_types_supported"),
+		TokenEndpointAuthMethodsSupported:          m.list("token_endpoint_auth_methods_supported"),
+		DPoPSigningAlgValuesSupported:              m.list("dpop_signing_alg_values_supported"),
+		AuthorizationResponseIssParameterSupported: string(m["authorization_response_iss_parameter_supported"]) == "true",
+	}, nil
+}
+
+// endpoint returns an endpoint that can be used.
+func (r MetadataRequest) endpoint(m members, name string) (string, error) {
+	address, ok := m.text(name)
+	if !ok || address == "" {
+		return "", fmt.Errorf("it names no %s", name)
+	}
+	if err := CheckEndpoint(address, r.AllowHTTP); err != nil {
+		return "", fmt.Errorf("its %s %w", name, err)
+	}
+	// CheckEndpoint lets plain http to this machine pass. A server elsewhere
+	// has no say in what is sent there.
+	if isHTTPS(r.Issuer) && !isHTTPS(address) && !r.AllowHTTP {
+		return "", fmt.Errorf("its %s must use https, as the issuer does", name)
+	}
+	return address, nil
+}
+
+func isHTTPS(rawURL string) bool {
+	scheme, _, _ := strings.Cut(rawURL, ":")
+	return strings.EqualFold(scheme, "https")
+}
+
+// optional returns an endpoint, or "" if there is none that can be used.
+func (r MetadataRequest) optional(m members, name string) string {
+	address, err := r.endpoint(m, name)
+	if err != nil {
+		return ""
+	}
+	return address
+}
+
+// aliases reads mtls_endpoint_aliases. If that is no object, it holds none.
+func (r MetadataRequest) aliases(m members) map[string]string {
+	var named members
+	_ = json.Unmarshal(m["mtls_endpoint_aliases"], &named)
+	aliases := make(map[string]string)
+	for _, name := range endpointNames {
+		if address := r.optional(named, name); address != "" {
+			aliases[name] = address
+		}
+	}
+	return aliases
+}
+
+// list returns the strings of a member that is an array, and nil for any other.
+func (m members) list(name string) []string {
+	var values []any
+	if json.Unmarshal(m[name], &values) != nil {
+		return nil
+	}
+	var list []string
+	for _, v := range values {
+		if s, ok := v.(string); ok {
+			list = append(list, s)
+		}
+	}
+	return list
+}
+
+// TokenEndpointFor returns the token endpoint for a client with or without a
+// certificate (RFC 8705 section 5).
+func (m *Metadata) TokenEndpointFor(mtls bool) string {
+	if alias := m.MTLSEndpointAliases["token_endpoint"]; mtls && alias != "" {
+		return alias
+	}
+	return m.TokenEndpoint
+}
+
+// methodsListed are the ways to authenticate that servers list by another name
+// than 'client_auth' has for them. An assertion that someone else signed goes
+// by several names or none, so that nothing can be told of it.
+var methodsListed = map[string][]string{
+	"client_secret_basic_raw": {"client_secret_basic"},
+	"tls_client_auth":         {"tls_client_auth", "self_signed_tls_client_auth"},
+	"assertion_file":          nil,
+}
+
+// Check returns an *Error if the server lists its ways to authenticate, or its
+// grant types, and ours is not among them. method is as in 'client_auth'; an
+// empty method or grant is not checked.
+func (m *Metadata) Check(method, grant string) error {
+	names, other := methodsListed[method]
+	if !other {
+		names = []string{method}
+	}
+	if method != "" && len(names) > 0 && lacks(m.TokenEndpointAuthMethodsSupported, names...) {
+		return notListed(method, "client_auth", m.TokenEndpointAuthMethodsSupported)
+	}
+	if grant != "" && lacks(m.GrantTypesSupported, grant) {
+		return notListed(grant, "grant", m.GrantTypesSupported)
+	}
+	return nil
+}
+
+// CheckProof returns an *Error if the server lists the algorithms that may sign
+// a DPoP proof, and this one is not among them.
+func (m *Metadata) CheckProof(algorithm string) error {
+	if lacks(m.DPoPSigningAlgValuesSupported, algorithm) {
+		return notListed(algorithm, "dpop", m.DPoPSigningAlgValuesSupported)
+	}
+	return nil
+}
+
+// lacks reports whether there is a list and none of the names is on it.
+func lacks(list []string, names ...string) bool {
+	return len(list) > 0 && !slices.ContainsFunc(names, func(n string) bool { return slices.Contains(list, n) })
+}
+
+// notListed is the error for a value of an option that the server does not
+// list.
+func notListed(value, option string, listed []string) *Error {
+	return unprepared(fmt.Errorf("the authorization server does not list %q for '%s'; it supports %s: use one of these, or %s if the list is wrong",
+		blank(value, nil), option, blank(strings.Join(listed, ", "), nil), byHand))
+}
