@@ -3,7 +3,6 @@ package upstreamoauth2
 import (
 	"errors"
 	"fmt"
-	"maps"
 	"math"
 	"net/http"
 	"net/textproto"
@@ -39,16 +38,54 @@ func parseDirective(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 // UnmarshalCaddyfile sets up the handler from Caddyfile tokens. Syntax:
 //
 //	upstream_oauth2 [<matcher>] [<name>] {
+//		issuer           <url>
 //		token_endpoint   <url>
 //
 //		client_id        <id>
 //		client_secret    <secret>
 //		client_auth      client_secret_basic|client_secret_basic_raw|client_secret_post|none
+//		client_auth      client_secret_jwt [{
+//			algorithm   <alg>
+//			audience    <aud>
+//			lifetime    <duration>
+//		}]
+//		client_auth      private_key_jwt {
+//			key         <file|placeholder>
+//			key_id      <kid>
+//			certificate <file>
+//			algorithm   <alg>
+//			audience    <aud>
+//			lifetime    <duration>
+//		}
+//		client_auth      tls_client_auth {
+//			certificate <file>
+//			key         <file>
+//		}
+//		client_auth      assertion_file <file>
 //
 //		grant            client_credentials|<type>
 //		grant            refresh_token {
 //			refresh_token <placeholder>
 //		}
+//		grant            jwt_bearer {
+//			assertion       <placeholder>
+//			service_account <file>
+//			key             <file|placeholder>
+//			key_id          <kid>
+//			algorithm       <alg>
+//			issuer          <iss>
+//			subject         <sub>
+//			audience        <aud>
+//			claim           <name> <value>
+//			lifetime        <duration>
+//		}
+//		grant            token_exchange [{
+//			subject_token        <placeholder>
+//			subject_token_type   <type>
+//			actor_token          <placeholder>
+//			actor_token_type     <type>
+//			requested_token_type <type>
+//		}]
 //		scope            <scope>...
 //		audience         <audience>...
 //		resource         <uri>...
@@ -58,6 +95,11 @@ func parseDirective(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 //		inject           header [<name> [<scheme>]]
 //		inject           query <name>
 //		keep_existing
+//
+//		account          <placeholder>
+//		max_accounts     <n>
+//		dpop             [<key file>]
+//		upstream_base    <url>
 //
 //		refresh_ahead    <percent|duration>
 //		default_lifetime <duration>
@@ -89,7 +131,7 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	if err != nil {
 		return err
 	}
-	if len(lines.options) > 0 {
+	if len(lines.options) > 0 || d.Val() == "}" { // with an empty block, too
 		return lines.check(&h.Client)
 	}
 	if h.Name == "" {
@@ -152,6 +194,11 @@ type line struct {
 
 func lineOf(d *caddyfile.Dispenser) line { return line{d.File(), d.Line()} }
 
+// errorf is as the Dispenser's, for a line that has been read already.
+func (l line) errorf(format string, args ...any) error {
+	return fmt.Errorf("%w, at %s:%d", fmt.Errorf(format, args...), l.file, l.number)
+}
+
 // check looks at the client as a whole. Its error points at the option it is
 // about, or at the client's first line if that option is missing.
 func (l clientLines) check(client *Client) error {
@@ -165,7 +212,7 @@ func (l clientLines) check(client *Client) error {
 			at = where
 		}
 	}
-	return fmt.Errorf("%s: %w, at %s:%d", directive, err, at.file, at.number)
+	return at.errorf("%s: %w", directive, err)
 }
 
 // option is one line of a client's block.
@@ -175,30 +222,37 @@ type option struct {
 
 	min, max int  // number of arguments; max -1 is any
 	repeats  bool // may be written on several lines
+	block    bool // may have a block, which parse reads
 }
 
 // options are all lines of a client's block.
 var options = map[string]option{
+	"issuer":         {usage: "<url>", min: 1, max: 1, parse: text(func(c *Client) *string { return &c.Issuer })},
 	"token_endpoint": {usage: "<url>", min: 1, max: 1, parse: text(func(c *Client) *string { return &c.TokenEndpoint })},
 	"client_id":      {usage: "<id>", min: 1, max: 1, parse: text(func(c *Client) *string { return &c.ClientID })},
 	"client_secret":  {usage: "<secret>", min: 1, max: 1, parse: parseClientSecret},
-	"client_auth":    {usage: "<method>", min: 1, max: 1, parse: parseClientAuth},
+	"client_auth":    {usage: "<method> [{ ... }]", min: 1, max: 2, block: true, parse: parseClientAuth},
 
-	"grant":        {usage: "<type>", min: 1, max: 1, parse: parseGrant},
+	"grant":        {usage: "<type> [{ ... }]", min: 1, max: 1, block: true, parse: parseGrant},
 	"scope":        {usage: "<scope>...", min: 1, max: -1, repeats: true, parse: parseScope},
-	"audience":     {usage: "<audience>...", min: 1, max: -1, repeats: true, parse: list(func(c *Client) *[]string { return &c.Audience })},
-	"resource":     {usage: "<uri>...", min: 1, max: -1, repeats: true, parse: list(func(c *Client) *[]string { return &c.Resource })},
+	"audience":     {usage: "<audience>...", min: 1, max: -1, repeats: true, parse: many(func(c *Client) *[]string { return &c.Audience })},
+	"resource":     {usage: "<uri>...", min: 1, max: -1, repeats: true, parse: many(func(c *Client) *[]string { return &c.Resource })},
 	"token_param":  {usage: "<name> <value>", min: 2, max: 2, repeats: true, parse: pair(func(c *Client) *map[string]Credential { return &c.TokenParam }, asWritten)},
 	"token_header": {usage: "<name> <value>", min: 2, max: 2, repeats: true, parse: pair(func(c *Client) *map[string]Credential { return &c.TokenHeader }, textproto.CanonicalMIMEHeaderKey)},
 
 	"inject":        {usage: injectUsage, min: 1, max: 3, parse: parseInject},
 	"keep_existing": {parse: flag(func(c *Client) *bool { return &c.KeepExisting })},
 
+	"account":       {usage: "<placeholder>", min: 1, max: 1, parse: text(func(c *Client) *string { return &c.Account })},
+	"max_accounts":  {usage: "<n>", min: 1, max: 1, parse: parseMaxAccounts},
+	"dpop":          {usage: "[<key file>]", max: 1, parse: parseDPoP},
+	"upstream_base": {usage: "<url>", min: 1, max: 1, parse: text(func(c *Client) *string { return &c.UpstreamBase })},
+
 	"refresh_ahead":    {usage: "<percent|duration>", min: 1, max: 1, parse: text(func(c *Client) *string { return &c.RefreshAhead })},
 	"default_lifetime": {usage: "<duration>", min: 1, max: 1, parse: duration(func(c *Client) *caddy.Duration { return &c.DefaultLifetime })},
 	"timeout":          {usage: "<duration>", min: 1, max: 1, parse: duration(func(c *Client) *caddy.Duration { return &c.Timeout })},
 	"on_error":         {usage: "reject|pass", min: 1, max: 1, parse: text(func(c *Client) *string { return &c.OnError })},
-	"replay":           {usage: replayUsage, max: 1, parse: parseReplay},
+	"replay":           {usage: replayUsage, max: 1, block: true, parse: parseReplay},
 
 	"transport":  {usage: "http { ... }", min: 1, max: 1},
 	"allow_http": {parse: flag(func(c *Client) *bool { return &c.AllowHTTP })},
@@ -248,11 +302,14 @@ func parseClient(d *caddyfile.Dispenser, c *Client) (clientLines, error) {
 		if len(args) < o.min || o.max >= 0 && len(args) > o.max {
 			return lines, d.Errf("%s does not go with %d arguments: write '%s'", name, len(args), strings.TrimSpace(name+" "+o.usage))
 		}
+		if slices.Contains(args, "") {
+			return lines, d.Errf("%s has an empty value: write '%s', or remove the line", name, strings.TrimSpace(name+" "+o.usage))
+		}
 		if err := o.parse(d, c, args); err != nil {
 			return lines, err
 		}
-		if d.NextBlock(d.Nesting()) {
-			return lines, d.Errf("%s takes no block here: write '%s'", name, strings.TrimSpace(name+" "+o.usage))
+		if nesting := d.Nesting(); d.NextBlock(nesting) || d.Val() == "}" && !o.block {
+			return lines, lines.options[name].errorf("%s takes no block here: write '%s'", name, strings.TrimSpace(name+" "+o.usage))
 		}
 	}
 	return lines, nil
@@ -262,7 +319,7 @@ func unknownOption(d *caddyfile.Dispenser, name string) error {
 	if known, ok := otherNames[name]; ok {
 		return d.Errf("unknown option %q: write '%s %s'", name, known, options[known].usage)
 	}
-	return d.Errf("unknown option %q: there are %s", name, strings.Join(slices.Sorted(maps.Keys(options)), ", "))
+	return d.Errf("unknown option %q: there are %s", name, strings.Join(sortedKeys(options), ", "))
 }
 
 // text reads an option with one value.
@@ -273,8 +330,8 @@ func text(field func(*Client) *string) func(*caddyfile.Dispenser, *Client, []str
 	}
 }
 
-// list reads an option with any number of values.
-func list(field func(*Client) *[]string) func(*caddyfile.Dispenser, *Client, []string) error {
+// many reads an option with any number of values.
+func many(field func(*Client) *[]string) func(*caddyfile.Dispenser, *Client, []string) error {
 	return func(_ *caddyfile.Dispenser, c *Client, args []string) error {
 		*field(c) = append(*field(c), args...)
 		return nil
@@ -309,13 +366,18 @@ func asWritten(name string) string { return name }
 
 func duration(field func(*Client) *caddy.Duration) func(*caddyfile.Dispenser, *Client, []string) error {
 	return func(d *caddyfile.Dispenser, c *Client, args []string) error {
-		value, err := caddy.ParseDuration(args[0])
-		if err != nil || value <= 0 {
-			return d.Errf("%q is not a duration longer than zero: write one such as 30s, 5m or 1h", args[0])
-		}
-		*field(c) = caddy.Duration(value)
-		return nil
+		value, err := parseDuration(d, args[0])
+		*field(c) = value
+		return err
 	}
+}
+
+func parseDuration(d *caddyfile.Dispenser, arg string) (caddy.Duration, error) {
+	value, err := caddy.ParseDuration(arg)
+	if err != nil || value <= 0 {
+		return 0, d.Errf("%q is not a duration longer than zero: write one such as 30s, 5m or 1h", arg)
+	}
+	return caddy.Duration(value), nil
 }
 
 func parseClientSecret(_ *caddyfile.Dispenser, c *Client, args []string) error {
@@ -323,25 +385,128 @@ func parseClientSecret(_ *caddyfile.Dispenser, c *Client, args []string) error {
 	return nil
 }
 
-func parseClientAuth(_ *caddyfile.Dispenser, c *Client, args []string) error {
-	c.ClientAuth = &ClientAuth{Method: args[0]}
-	return nil
+func parseClientAuth(d *caddyfile.Dispenser, c *Client, args []string) error {
+	a := &ClientAuth{Method: args[0]}
+	c.ClientAuth = a
+	switch {
+	case authMethod(a.Method) == assertionFile:
+		if len(args) != 2 {
+			return d.Err("write 'client_auth assertion_file <file>'")
+		}
+		a.File = args[1]
+		return nil
+	case len(args) > 1:
+		return d.Errf("client_auth %s takes no arguments: write its options in a block", a.Method)
+	case authOptions[authMethod(a.Method)].block == nil:
+		return nil // its block, if any, is refused
+	}
+	return parseBlock(d, "client_auth "+a.Method, authOptions[authMethod(a.Method)].block, map[string]func(args []string) error{
+		"key":         credential(&a.Key),
+		"key_id":      word(&a.KeyID),
+		"certificate": word(&a.Certificate),
+		"algorithm":   word(&a.Algorithm),
+		"audience":    word(&a.Audience),
+		"lifetime":    lifetime(d, &a.Lifetime),
+	})
 }
 
 func parseGrant(d *caddyfile.Dispenser, c *Client, args []string) error {
-	c.Grant = &Grant{Type: args[0]}
+	g := &Grant{Type: args[0]}
+	c.Grant = g
+	return parseBlock(d, "grant "+g.Type, grantOptions[g.Type], map[string]func(args []string) error{
+		"refresh_token": credential(&g.RefreshToken),
+
+		"assertion":       credential(&g.Assertion),
+		"service_account": credential(&g.ServiceAccount),
+		"key":             credential(&g.Key),
+		"key_id":          word(&g.KeyID),
+		"algorithm":       word(&g.Algorithm),
+		"issuer":          word(&g.Issuer),
+		"subject":         word(&g.Subject),
+		"audience":        word(&g.Audience),
+		"lifetime":        lifetime(d, &g.Lifetime),
+		"claim": func(args []string) error {
+			if len(args) != 2 {
+				return d.Err("write 'claim <name> <value>'")
+			}
+			if g.Claim == nil {
+				g.Claim = make(map[string]string)
+			}
+			if _, ok := g.Claim[args[0]]; ok {
+				return d.Errf("the claim %s is given twice: remove one", args[0])
+			}
+			g.Claim[args[0]] = args[1]
+			return nil
+		},
+
+		"subject_token":        credential(&g.SubjectToken),
+		"subject_token_type":   word(&g.SubjectTokenType),
+		"actor_token":          credential(&g.ActorToken),
+		"actor_token_type":     word(&g.ActorTokenType),
+		"requested_token_type": word(&g.RequestedTokenType),
+	})
+}
+
+// parseBlock reads the block behind a line, which takes the named options. Each
+// has one value and comes once, but for claim.
+func parseBlock(d *caddyfile.Dispenser, owner string, names []string, set map[string]func(args []string) error) error {
+	seen := make(map[string]bool)
 	for nesting := d.Nesting(); d.NextBlock(nesting); {
-		if c.Grant.Type != refreshToken {
-			return d.Errf("the %s grant has no option %q: write further form fields as 'token_param <name> <value>'", c.Grant.Type, d.Val())
+		name, args := d.Val(), d.RemainingArgs()
+		switch {
+		case len(names) == 0:
+			return d.Errf("%s has no option %q: write further form fields as 'token_param <name> <value>'", owner, name)
+		case !slices.Contains(names, name):
+			return d.Errf("%s has no option %q: write %s", owner, name, strings.Join(names, ", "))
+		case name == "claim":
+		case seen[name]:
+			return d.Errf("%s is given twice: remove one", name)
+		case len(args) != 1 || args[0] == "":
+			return d.Errf("%s takes one value: write '%[1]s <value>'", name)
 		}
-		args := append([]string{d.Val()}, d.RemainingArgs()...)
-		if len(args) != 2 || args[0] != "refresh_token" {
-			return d.Errf("unexpected %q: write 'refresh_token <placeholder>'", strings.Join(args[:1], " "))
+		seen[name] = true
+		if err := set[name](args); err != nil {
+			return err
 		}
-		if c.Grant.RefreshToken != "" {
-			return d.Err("refresh_token is given twice: remove one")
-		}
-		c.Grant.RefreshToken = Credential(args[1])
+	}
+	return nil
+}
+
+func word(field *string) func([]string) error {
+	return func(args []string) error {
+		*field = args[0]
+		return nil
+	}
+}
+
+func credential(field *Credential) func([]string) error {
+	return func(args []string) error {
+		*field = Credential(args[0])
+		return nil
+	}
+}
+
+func lifetime(d *caddyfile.Dispenser, field *caddy.Duration) func([]string) error {
+	return func(args []string) error {
+		value, err := parseDuration(d, args[0])
+		*field = value
+		return err
+	}
+}
+
+func parseMaxAccounts(d *caddyfile.Dispenser, c *Client, args []string) error {
+	n, err := strconv.Atoi(args[0])
+	if err != nil || n < 1 {
+		return d.Errf("%q is not a number of accounts: write one such as 10000", args[0])
+	}
+	c.MaxAccounts = n
+	return nil
+}
+
+func parseDPoP(_ *caddyfile.Dispenser, c *Client, args []string) error {
+	c.DPoP = new(DPoP)
+	if len(args) == 1 {
+		c.DPoP.Key = Credential(args[0])
 	}
 	return nil
 }
@@ -411,8 +576,12 @@ func parseReplay(d *caddyfile.Dispenser, c *Client, args []string) error {
 
 // parseTransport reads the line as reverse_proxy reads its own.
 func parseTransport(d *caddyfile.Dispenser, c *Client) error {
+	const usage = "write 'transport http { ... }' with the options of reverse_proxy's http transport"
 	if !d.NextArg() || d.Val() != "http" {
-		return d.Err("write 'transport http { ... }' with the options of reverse_proxy's http transport")
+		return d.Err(usage)
+	}
+	if d.NextArg() {
+		return d.Errf("unexpected %q: "+usage, d.Val())
 	}
 	module, err := caddyfile.UnmarshalModule(d, "http.reverse_proxy.transport.http")
 	if err != nil {

@@ -1,8 +1,11 @@
 package upstreamoauth2
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
+	"maps"
+	"net/http"
 	"net/textproto"
 	"net/url"
 	"slices"
@@ -24,12 +27,20 @@ import (
 // for each token request, so that a rotated secret file is picked up without a
 // reload.
 type Client struct {
-	// The token endpoint's URL (RFC 6749 section 3.2). Required. It must use
-	// https, unless its host is a loopback one or allow_http is set. A query is
-	// kept; a fragment is refused. Redirects from it are never followed.
+	// The authorization server's issuer identifier, a URL. Its metadata (RFC 8414,
+	// or OpenID Connect Discovery) tells the token endpoint, unless
+	// token_endpoint is set: it is fetched in the background, renewed every hour
+	// and kept through outages. Assertions are meant for the issuer by default.
+	Issuer string `json:"issuer,omitempty"`
+
+	// The token endpoint's URL (RFC 6749 section 3.2). Required, unless issuer or
+	// a service account tells it. It must use https, unless its host is a
+	// loopback one or allow_http is set. A query is kept; a fragment is refused.
+	// Redirects from it are never followed.
 	TokenEndpoint string `json:"token_endpoint,omitempty"`
 
-	// The client identifier (RFC 6749 section 2.2). Required.
+	// The client identifier (RFC 6749 section 2.2). Required, but for the
+	// jwt_bearer grant without client_auth, whose assertion says who we are.
 	ClientID string `json:"client_id,omitempty"`
 
 	// The client's secret. Best a placeholder, {env.NAME} or
@@ -69,6 +80,26 @@ type Client struct {
 	// Leave a request alone that brings the field itself. Default: false, which
 	// replaces whatever the caller sent there.
 	KeepExisting bool `json:"keep_existing,omitempty"`
+
+	// Which account a token is for: a request placeholder such as
+	// {http.auth.user.id}. Each of its values has a token of its own, kept apart
+	// from the others. Whatever else of a token request comes from the request,
+	// such as the subject token of a token exchange, tells tokens apart without
+	// this. A request without a value is answered with 401. Default: one token
+	// for all.
+	Account string `json:"account,omitempty"`
+
+	// How many accounts' tokens are held in memory; the least recently used ones
+	// make room. Default: 10000.
+	MaxAccounts int `json:"max_accounts,omitempty"`
+
+	// Bind tokens to a key pair (DPoP, RFC 9449), so that they are of no use to
+	// whoever steals one. Needs upstream_base. Default: plain bearer tokens.
+	DPoP *DPoP `json:"dpop,omitempty"`
+
+	// For dpop: the URL that the API is known by, to which each request's path is
+	// added to make the htu claim of its proof (RFC 9449 section 4.2).
+	UpstreamBase string `json:"upstream_base,omitempty"`
 
 	// How long before its expiry a token is renewed: a percentage of its life,
 	// from 1% to 90%, or a duration, of which at most half the life counts.
@@ -154,13 +185,14 @@ func optionErrorf(option, format string, args ...any) error {
 
 // check finds the mistakes that show without resolving a placeholder.
 func (c *Client) check() error {
-	if c.TokenEndpoint == "" {
-		return optionErrorf("token_endpoint", "is missing: write the URL that tokens are requested from")
+	serviceAccount := c.grant().ServiceAccount != ""
+	if c.TokenEndpoint == "" && c.Issuer == "" && !serviceAccount {
+		return optionErrorf("token_endpoint", "is missing: write the URL that tokens are requested from, or the 'issuer' whose metadata tells it")
 	}
-	if c.ClientID == "" {
+	if c.ClientID == "" && (c.grant().Type != jwtBearer || c.authMethod() != noClientAuth) {
 		return optionErrorf("client_id", "is missing: write the client's identifier at the authorization server")
 	}
-	for _, check := range []func() error{c.checkClientAuth, c.checkGrant, c.checkTokenRequest, c.checkInject, c.checkReplay} {
+	for _, check := range []func() error{c.checkEndpoints, c.checkClientAuth, c.checkGrant, c.checkTokenRequest, c.checkAccount, c.checkInject, c.checkDPoP, c.checkReplay} {
 		if err := check(); err != nil {
 			return err
 		}
@@ -182,6 +214,32 @@ func (c *Client) check() error {
 	return nil
 }
 
+// checkEndpoints checks the URLs that are written out; those with placeholders
+// are checked once they are resolved.
+func (c *Client) checkEndpoints() error {
+	for _, o := range []struct{ option, url string }{{"token_endpoint", c.TokenEndpoint}, {"issuer", c.Issuer}} {
+		if o.url == "" || strings.Contains(o.url, "{") {
+			continue
+		}
+		if err := tokenendpoint.CheckEndpoint(o.url, c.AllowHTTP); err != nil {
+			return &optionError{o.option, err}
+		}
+	}
+	return nil
+}
+
+func (c *Client) checkAccount() error {
+	switch {
+	case c.Account != "" && !fromRequest(c.Account):
+		return optionErrorf("account", "%q is the same for every request: write a request placeholder, such as {http.auth.user.id}", c.Account)
+	case c.MaxAccounts < 0:
+		return optionErrorf("max_accounts", "must be a number greater than zero")
+	case c.MaxAccounts > 0 && len(c.requestInputs()) == 0:
+		return optionErrorf("max_accounts", "goes with 'account', or with a grant for each caller")
+	}
+	return nil
+}
+
 // checkTokenRequest checks what goes into the form and header of the request.
 func (c *Client) checkTokenRequest() error {
 	for _, scope := range c.Scope {
@@ -198,7 +256,7 @@ func (c *Client) checkTokenRequest() error {
 		}
 	}
 	for name := range c.TokenParam {
-		if option, taken := ownParams[name]; taken {
+		if option, taken := ownParams[name]; taken && c.sets(name) {
 			return optionErrorf("token_param", "the form field %s is set by '%s': use that instead", name, option)
 		}
 	}
@@ -213,6 +271,16 @@ func (c *Client) checkTokenRequest() error {
 		}
 	}
 	return nil
+}
+
+// sets reports whether a form field is ours in this configuration. A grant that
+// is sent as it is written may name its parameters as others do theirs.
+func (c *Client) sets(param string) bool {
+	switch c.grant().Type {
+	case clientCredentials, refreshToken, jwtBearer, tokenExchange:
+		return true
+	}
+	return !slices.Contains([]string{"refresh_token", "assertion", "subject_token", "subject_token_type", "actor_token", "actor_token_type", "requested_token_type"}, param)
 }
 
 func checkResource(resource string) error {
@@ -232,6 +300,15 @@ var ownParams = map[string]string{
 	"audience":      "audience",
 	"resource":      "resource",
 	"refresh_token": "grant refresh_token",
+
+	"assertion":             "grant jwt_bearer",
+	"subject_token":         "grant token_exchange",
+	"subject_token_type":    "grant token_exchange",
+	"actor_token":           "grant token_exchange",
+	"actor_token_type":      "grant token_exchange",
+	"requested_token_type":  "grant token_exchange",
+	"client_assertion":      "client_auth",
+	"client_assertion_type": "client_auth",
 }
 
 // ownHeaders are the header fields of the token request that net/http sets.
@@ -274,70 +351,60 @@ var hopByHopHeaders = []string{
 }
 
 // settings are a client's settings with every placeholder resolved, as one
-// token request needs them.
+// token request needs them. The grant adds its parameters to the form later.
 type settings struct {
-	endpoint string
+	issuer   string
+	endpoint string // empty if metadata tells it
 	clientID string
 	secret   tokenendpoint.Secret
 	form     url.Values
-	header   map[string][]string
-	refresh  tokenendpoint.Secret // the first refresh token
+	header   http.Header
 }
 
-// resolve expands the placeholders. All fails that it finds are the operator's
-// to mend: the error names the option and the way out.
-func (c *Client) resolve(repl *caddy.Replacer) (settings, error) {
-	var problem error
-	expandOption := func(option, value string) string {
-		v, err := expand(repl, value)
-		if err != nil && problem == nil {
-			problem = &optionError{option, err}
-		}
-		return v
-	}
-	expandAll := func(option string, values []string) []string {
-		out := make([]string, 0, len(values))
-		for _, v := range values {
-			out = append(out, expandOption(option, v))
-		}
-		return out
-	}
-
-	s := settings{
-		endpoint: expandOption("token_endpoint", c.TokenEndpoint),
-		clientID: expandOption("client_id", c.ClientID),
-		secret:   tokenendpoint.NewSecret(expandOption("client_secret", string(c.ClientSecret))),
+// resolve resolves the options that every grant has. What goes wrong here is
+// the operator's to mend: the error names the option and the way out.
+func (c *Client) resolve(e *expander) (*settings, error) {
+	s := &settings{
+		issuer:   e.value("issuer", c.Issuer),
+		endpoint: e.value("token_endpoint", c.TokenEndpoint),
+		clientID: e.value("client_id", c.ClientID),
+		secret:   e.secret("client_secret", c.ClientSecret),
 		form:     make(url.Values),
-		header:   make(map[string][]string),
+		header:   make(http.Header),
 	}
-	s.form.Set("grant_type", c.grant().Type)
-	s.form.Set("scope", strings.Join(expandAll("scope", c.Scope), " "))
-	s.form["audience"] = expandAll("audience", c.Audience)
-	s.form["resource"] = expandAll("resource", c.Resource)
+	s.form.Set("scope", strings.Join(e.values("scope", c.Scope), " "))
+	s.form["audience"] = e.values("audience", c.Audience)
+	s.form["resource"] = e.values("resource", c.Resource)
 	for name, value := range c.TokenParam {
-		s.form.Set(name, expandOption("token_param", string(value)))
+		s.form.Set(name, e.value("token_param", string(value)))
 	}
 	for name, value := range c.TokenHeader {
-		v := expandOption("token_header", string(value))
-		if !httpguts.ValidHeaderFieldValue(v) && problem == nil {
-			problem = optionErrorf("token_header", "the value for %s does not fit a header field", name)
+		v := e.value("token_header", string(value))
+		if !httpguts.ValidHeaderFieldValue(v) {
+			e.fail("token_header", fmt.Errorf("the value for %s does not fit a header field", name))
 		}
-		s.header[textproto.CanonicalMIMEHeaderKey(name)] = []string{v}
+		s.header.Set(name, v)
 	}
-	s.refresh = tokenendpoint.NewSecret(expandOption("refresh_token", string(c.grant().RefreshToken)))
-	if problem != nil {
-		return settings{}, problem
+	if s.endpoint == "" && c.grant().ServiceAccount != "" {
+		if account := e.serviceAccount(c.grant().ServiceAccount); account != nil {
+			s.endpoint = account.TokenURI
+		}
 	}
-
-	if err := tokenendpoint.CheckEndpoint(s.endpoint, c.AllowHTTP); err != nil {
-		return settings{}, &optionError{"token_endpoint", err}
+	if e.err != nil {
+		return s, e.err
+	}
+	if s.endpoint != "" {
+		e.fail("token_endpoint", tokenendpoint.CheckEndpoint(s.endpoint, c.AllowHTTP))
+	}
+	if s.issuer != "" {
+		e.fail("issuer", tokenendpoint.CheckEndpoint(s.issuer, c.AllowHTTP))
 	}
 	for _, resource := range s.form["resource"] {
-		if err := checkResource(resource); err != nil {
-			return settings{}, &optionError{"resource", err}
+		if !fromRequest(resource) {
+			e.fail("resource", checkResource(resource))
 		}
 	}
-	return s, nil
+	return s, e.err
 }
 
 // life returns the settings that shape a token's life, with defaults applied.
@@ -358,6 +425,14 @@ func (c *Client) timeout() time.Duration {
 	return time.Duration(c.Timeout)
 }
 
+// maxAccounts returns how many accounts are held in memory.
+func (c *Client) maxAccounts() int {
+	if c.MaxAccounts == 0 {
+		return defaultMaxAccounts
+	}
+	return c.MaxAccounts
+}
+
 // anyTokenType reports whether the config says how to send the token, whatever
 // its type.
 func (c *Client) anyTokenType() bool {
@@ -365,15 +440,29 @@ func (c *Client) anyTokenType() bool {
 }
 
 // literalCredentials names the options whose credential stands in the config.
+// A key may be named by its file.
 func (c *Client) literalCredentials() []string {
 	var options []string
-	if c.ClientSecret.isLiteral() {
-		options = append(options, "client_secret")
-	}
-	if c.grant().RefreshToken.isLiteral() {
-		options = append(options, "refresh_token")
+	g := c.grant()
+	for _, o := range []struct {
+		name  string
+		value Credential
+	}{
+		{"client_secret", c.ClientSecret},
+		{"refresh_token", g.RefreshToken},
+		{"assertion", g.Assertion},
+		{"subject_token", g.SubjectToken},
+		{"actor_token", g.ActorToken},
+	} {
+		if o.value.isLiteral() && !fromRequest(string(o.value)) {
+			options = append(options, o.name)
+		}
 	}
 	return options
+}
+
+func sortedKeys[K cmp.Ordered, V any](m map[K]V) []K {
+	return slices.Sorted(maps.Keys(m))
 }
 
 // Interface guards

@@ -1,7 +1,12 @@
 package upstreamoauth2
 
 import (
+	"fmt"
+	"slices"
 	"strings"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
 
 	"github.com/upstream-oauth2/caddy-upstream-oauth2/tokenendpoint"
 )
@@ -9,17 +14,55 @@ import (
 // ClientAuth is how the client proves itself at the token endpoint. One way is
 // used, the configured one: trying several spends single-use credentials.
 type ClientAuth struct {
-	// The method, by its IANA name (RFC 7591 section 2):
+	// The method, by its IANA name (RFC 7591 section 2, RFC 8705 section 2):
 	//
 	//  - client_secret_basic: id and secret in an Authorization field,
 	//    form-encoded as RFC 6749 section 2.3.1 says
 	//  - client_secret_basic_raw: the same without the form-encoding, for
 	//    servers that do not decode it
 	//  - client_secret_post: id and secret as form fields
+	//  - client_secret_jwt: an assertion signed with the secret (RFC 7523
+	//    section 2.2)
+	//  - private_key_jwt: an assertion signed with a key (RFC 7523 section 2.2)
+	//  - tls_client_auth: a TLS client certificate, issued by an authority or
+	//    self-signed (RFC 8705 section 2)
+	//  - assertion_file: an assertion from a file, which someone else renews:
+	//    Kubernetes, a SPIFFE agent, Azure workload identity
 	//  - none: the id alone, for public clients
 	//
 	// Default: client_secret_basic.
 	Method string `json:"method,omitempty"`
+
+	// For private_key_jwt and tls_client_auth: the private key, as PEM or JWK. A
+	// file, which is read at each token request, or a placeholder that holds the
+	// key itself.
+	Key Credential `json:"key,omitempty"`
+
+	// For private_key_jwt: the key's id at the server, sent as kid. Default: the
+	// JWK's own, if any.
+	KeyID string `json:"key_id,omitempty"`
+
+	// For private_key_jwt: a file with the key's certificate, whose SHA-256
+	// thumbprint is sent as x5t#S256 (Microsoft Entra asks for it). For
+	// tls_client_auth: the file with the certificate chain.
+	Certificate string `json:"certificate,omitempty"`
+
+	// For private_key_jwt: RS256, RS384, RS512, PS256, PS384, PS512, ES256,
+	// ES384, ES512 or EdDSA; default: what the key is made for, RS256 for RSA.
+	// For client_secret_jwt: HS256 (the default), HS384 or HS512.
+	Algorithm string `json:"algorithm,omitempty"`
+
+	// For private_key_jwt and client_secret_jwt: who the assertion is for.
+	// Default: the issuer, as RFC 10070 wants; without one, the token endpoint,
+	// which older servers expect.
+	Audience string `json:"audience,omitempty"`
+
+	// For private_key_jwt and client_secret_jwt: how long an assertion is good
+	// for. Each token request has its own. Default: 60s.
+	Lifetime caddy.Duration `json:"lifetime,omitempty"`
+
+	// For assertion_file: the file. It is read at each token request.
+	File string `json:"file,omitempty"`
 }
 
 // authMethod is the name of a client authentication method.
@@ -29,11 +72,35 @@ const (
 	clientSecretBasic    authMethod = "client_secret_basic"
 	clientSecretBasicRaw authMethod = "client_secret_basic_raw"
 	clientSecretPost     authMethod = "client_secret_post"
+	clientSecretJWT      authMethod = "client_secret_jwt"
+	privateKeyJWT        authMethod = "private_key_jwt"
+	tlsClientAuth        authMethod = "tls_client_auth"
+	assertionFile        authMethod = "assertion_file"
 	noClientAuth         authMethod = "none"
 )
 
-// authMethods lists them for error texts.
-var authMethods = []authMethod{clientSecretBasic, clientSecretBasicRaw, clientSecretPost, noClientAuth}
+// authOptions are what each method takes: a client_secret or a block of options,
+// and which one of them it cannot do without.
+var authOptions = map[authMethod]struct {
+	secret bool
+	block  []string
+	needs  string
+}{
+	clientSecretBasic:    {secret: true},
+	clientSecretBasicRaw: {secret: true},
+	clientSecretPost:     {secret: true},
+	clientSecretJWT:      {secret: true, block: []string{"algorithm", "audience", "lifetime"}},
+	privateKeyJWT:        {block: []string{"key", "key_id", "certificate", "algorithm", "audience", "lifetime"}, needs: "key"},
+	tlsClientAuth:        {block: []string{"certificate", "key"}, needs: "certificate"},
+	assertionFile:        {needs: "file"},
+	noClientAuth:         {},
+}
+
+// authMethods lists the methods for error texts, in the order of the README.
+var authMethods = []authMethod{clientSecretBasic, clientSecretBasicRaw, clientSecretPost, clientSecretJWT, privateKeyJWT, tlsClientAuth, assertionFile, noClientAuth}
+
+// defaultAssertionLifetime keeps assertions useless to whoever finds one later.
+const defaultAssertionLifetime = time.Minute
 
 // usesAuthorization reports whether the method needs the Authorization field.
 func (m authMethod) usesAuthorization() bool {
@@ -42,25 +109,56 @@ func (m authMethod) usesAuthorization() bool {
 
 // authMethod returns the configured method or the default.
 func (c *Client) authMethod() authMethod {
-	if c.ClientAuth == nil || c.ClientAuth.Method == "" {
-		return clientSecretBasic
+	if c.ClientAuth != nil && c.ClientAuth.Method != "" {
+		return authMethod(c.ClientAuth.Method)
 	}
-	return authMethod(c.ClientAuth.Method)
+	if c.ClientSecret == "" && c.grant().Type == jwtBearer {
+		return noClientAuth // the assertion says who we are (RFC 7523 section 2.1)
+	}
+	return clientSecretBasic
+}
+
+// clientAuth returns the configured ClientAuth, or an empty one.
+func (c *Client) clientAuth() ClientAuth {
+	if c.ClientAuth == nil {
+		return ClientAuth{}
+	}
+	return *c.ClientAuth
 }
 
 func (c *Client) checkClientAuth() error {
 	method := c.authMethod()
-	switch method {
-	case clientSecretBasic, clientSecretBasicRaw, clientSecretPost:
-		if c.ClientSecret == "" {
-			return optionErrorf("client_secret", "is missing: write client_secret {env.NAME} or {file./absolute/path}, or 'client_auth none' for a public client")
-		}
-	case noClientAuth:
-		if c.ClientSecret != "" {
-			return optionErrorf("client_secret", "is never sent with 'client_auth none': remove one of the two")
-		}
-	default:
+	rules, known := authOptions[method]
+	if !known {
 		return optionErrorf("client_auth", "unknown method %q: use one of %s", method, listMethods())
+	}
+	a := c.clientAuth()
+	switch {
+	case rules.secret && c.ClientSecret == "":
+		return optionErrorf("client_secret", "is missing: write client_secret {env.NAME} or {file./absolute/path}, or another 'client_auth', such as 'none' for a public client")
+	case !rules.secret && c.ClientSecret != "":
+		return optionErrorf("client_secret", "is never sent with 'client_auth %s': remove one of the two", method)
+	case a.Lifetime < 0:
+		return optionErrorf("client_auth", "lifetime must be longer than zero")
+	}
+	for _, o := range []struct {
+		name  string
+		given bool
+	}{
+		{"key", a.Key != ""},
+		{"key_id", a.KeyID != ""},
+		{"certificate", a.Certificate != ""},
+		{"algorithm", a.Algorithm != ""},
+		{"audience", a.Audience != ""},
+		{"lifetime", a.Lifetime != 0},
+		{"file", a.File != ""},
+	} {
+		switch {
+		case rules.needs == o.name && !o.given:
+			return optionErrorf("client_auth", "%s needs %q", method, o.name)
+		case o.given && rules.needs != o.name && !slices.Contains(rules.block, o.name):
+			return optionErrorf("client_auth", "%s does not take %q", method, o.name)
+		}
 	}
 	return nil
 }
@@ -73,14 +171,63 @@ func listMethods() string {
 	return strings.Join(names, ", ")
 }
 
-// clientAuth returns the way for one token request.
-func (c *Client) clientAuth(s settings) tokenendpoint.ClientAuth {
+// prove returns what proves the client in one token request. audience is who
+// assertions are for by default.
+func (c *Client) prove(e *expander, s *settings, audience string) tokenendpoint.ClientAuth {
+	a := c.clientAuth()
+	if a.Audience != "" {
+		audience = e.value("client_auth", a.Audience)
+	}
+	lifetime := time.Duration(a.Lifetime)
+	if lifetime == 0 {
+		lifetime = defaultAssertionLifetime
+	}
 	switch method := c.authMethod(); method {
 	case clientSecretPost:
 		return tokenendpoint.ClientSecretPost{ID: s.clientID, Secret: s.secret}
-	case noClientAuth:
+	case clientSecretJWT:
+		return tokenendpoint.ClientSecretJWT{
+			ID: s.clientID, Secret: s.secret, Algorithm: a.Algorithm,
+			Audience: audience, Lifetime: lifetime, Type: assertionType(audience, s),
+		}
+	case privateKeyJWT:
+		return tokenendpoint.PrivateKeyJWT{
+			ID: s.clientID, Key: e.signingKey("client_auth", a.Key, a.KeyID, a.Certificate, a.Algorithm),
+			Audience: audience, Lifetime: lifetime, Type: assertionType(audience, s),
+		}
+	case assertionFile:
+		assertion := strings.TrimSpace(string(e.content("client_auth", Credential(a.File))))
+		if assertion == "" {
+			e.fail("client_auth", fmt.Errorf("%w: %s is empty", errUnreadable, a.File))
+		}
+		return tokenendpoint.ClientAssertion{ID: s.clientID, Assertion: tokenendpoint.NewSecret(assertion)}
+	case tlsClientAuth, noClientAuth:
 		return tokenendpoint.PublicClient{ID: s.clientID}
 	default:
 		return tokenendpoint.ClientSecretBasic{ID: s.clientID, Secret: s.secret, Raw: method == clientSecretBasicRaw}
 	}
+}
+
+// assertionType is the typ of a client's assertion: RFC 10070 gives those that
+// are meant for the issuer a type of their own.
+func assertionType(audience string, s *settings) string {
+	if audience == s.issuer {
+		return "client-authentication+jwt"
+	}
+	return "JWT"
+}
+
+// signingKey reads a key and its certificate.
+func (e *expander) signingKey(option string, key Credential, id, certificate, algorithm string) *tokenendpoint.SigningKey {
+	o := tokenendpoint.KeyOptions{Algorithm: algorithm, KeyID: e.value(option, id)}
+	if certificate != "" {
+		o.Certificate = e.content(option, Credential(certificate))
+	}
+	content := e.content(option, key)
+	if e.err != nil {
+		return nil
+	}
+	parsed, err := tokenendpoint.ParseSigningKey(content, o)
+	e.fail(option, err)
+	return parsed
 }

@@ -1,7 +1,13 @@
 package upstreamoauth2
 
 import (
+	"fmt"
 	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
 
 	"github.com/upstream-oauth2/caddy-upstream-oauth2/tokenendpoint"
 )
@@ -12,6 +18,8 @@ type Grant struct {
 	//
 	//  - client_credentials (RFC 6749 section 4.4)
 	//  - refresh_token (RFC 6749 section 6)
+	//  - jwt_bearer: an assertion about someone (RFC 7523 section 2.1)
+	//  - token_exchange: another token for the caller's (RFC 8693)
 	//  - any other value, which is sent as it is; its parameters are written
 	//    with token_param (Zoom's account_credentials, for one)
 	//
@@ -22,28 +30,201 @@ type Grant struct {
 	// Where the server rotates refresh tokens, the newest one is used from then
 	// on, until this value changes.
 	RefreshToken Credential `json:"refresh_token,omitempty"`
+
+	// For jwt_bearer: a ready-made assertion. "Bearer " before it is dropped, so
+	// that {http.request.header.Authorization} will do. Without it, one is signed
+	// here with the fields below.
+	Assertion Credential `json:"assertion,omitempty"`
+
+	// For jwt_bearer: Google's JSON key file of a service account. It gives the
+	// token endpoint, the issuer, the audience, the key and its id; the scope
+	// goes into the assertion.
+	ServiceAccount Credential `json:"service_account,omitempty"`
+
+	// For jwt_bearer: the key to sign with, as for private_key_jwt.
+	Key Credential `json:"key,omitempty"`
+
+	// For jwt_bearer: the key's id. Default: the JWK's own, if any.
+	KeyID string `json:"key_id,omitempty"`
+
+	// For jwt_bearer: the algorithm. Default: what the key is made for.
+	Algorithm string `json:"algorithm,omitempty"`
+
+	// For jwt_bearer: who issues the assertion. Default: the client id.
+	Issuer string `json:"issuer,omitempty"`
+
+	// For jwt_bearer: whom the token is for. Default: the assertion's issuer; a
+	// service account names none.
+	Subject string `json:"subject,omitempty"`
+
+	// For jwt_bearer: who the assertion is for. Default: the client's issuer;
+	// without one, the token endpoint.
+	Audience string `json:"audience,omitempty"`
+
+	// For jwt_bearer: further claims, by name.
+	Claim map[string]string `json:"claim,omitempty"`
+
+	// For jwt_bearer: how long an assertion is good for. Default: 60s; 1h for a
+	// service account.
+	Lifetime caddy.Duration `json:"lifetime,omitempty"`
+
+	// For token_exchange: the token of the one the new token is for. Default:
+	// the caller's bearer token. "Bearer " before it is dropped.
+	SubjectToken Credential `json:"subject_token,omitempty"`
+
+	// For token_exchange: its type, as a URN or short: access_token, id_token,
+	// refresh_token, jwt, saml1 or saml2 (RFC 8693 section 3). Default:
+	// access_token.
+	SubjectTokenType string `json:"subject_token_type,omitempty"`
+
+	// For token_exchange: the token of the one who acts for the subject.
+	// Default: none.
+	ActorToken Credential `json:"actor_token,omitempty"`
+
+	// For token_exchange: its type. Default with an actor_token: access_token.
+	ActorTokenType string `json:"actor_token_type,omitempty"`
+
+	// For token_exchange: the type of token to ask for. Default: the server's
+	// choice.
+	RequestedTokenType string `json:"requested_token_type,omitempty"`
 }
 
 const (
 	clientCredentials = "client_credentials"
 	refreshToken      = "refresh_token"
+	jwtBearer         = "jwt_bearer"
+	tokenExchange     = "token_exchange"
+
+	// callersToken is where callers bring theirs.
+	callersToken Credential = "{http.request.header.Authorization}"
+
+	// googleLifetime is how long Google lets a service account's assertion be.
+	googleLifetime = time.Hour
 )
 
-// grant returns the configured grant with the default applied.
+// grantTypes are the grants that are not sent by the name they are written with.
+var grantTypes = map[string]string{
+	jwtBearer:     "urn:ietf:params:oauth:grant-type:jwt-bearer",
+	tokenExchange: "urn:ietf:params:oauth:grant-type:token-exchange",
+}
+
+// grantOptions are the options of each grant that has any.
+var grantOptions = map[string][]string{
+	refreshToken:  {"refresh_token"},
+	jwtBearer:     {"assertion", "service_account", "key", "key_id", "algorithm", "issuer", "subject", "audience", "claim", "lifetime"},
+	tokenExchange: {"subject_token", "subject_token_type", "actor_token", "actor_token_type", "requested_token_type"},
+}
+
+// tokenTypes are the short names of RFC 8693 section 3.
+var tokenTypes = []string{"access_token", "id_token", "refresh_token", "jwt", "saml1", "saml2"}
+
+const tokenTypePrefix = "urn:ietf:params:oauth:token-type:"
+
+// grant returns the configured grant with defaults applied.
 func (c *Client) grant() Grant {
-	if c.Grant == nil || c.Grant.Type == "" {
-		return Grant{Type: clientCredentials}
+	g := Grant{}
+	if c.Grant != nil {
+		g = *c.Grant
 	}
-	return *c.Grant
+	if g.Type == "" {
+		g.Type = clientCredentials
+	}
+	if g.Type == tokenExchange {
+		if g.SubjectToken == "" {
+			g.SubjectToken = callersToken
+		}
+		if g.SubjectTokenType == "" {
+			g.SubjectTokenType = "access_token"
+		}
+		if g.ActorToken != "" && g.ActorTokenType == "" {
+			g.ActorTokenType = "access_token"
+		}
+	}
+	return g
+}
+
+// grantType returns the grant_type to send.
+func (g Grant) grantType() string {
+	if urn, ok := grantTypes[g.Type]; ok {
+		return urn
+	}
+	return g.Type
 }
 
 func (c *Client) checkGrant() error {
-	g := c.grant()
+	g := Grant{}
+	if c.Grant != nil {
+		g = *c.Grant
+	}
+	for _, o := range []struct {
+		name  string
+		given bool
+	}{
+		{"refresh_token", g.RefreshToken != ""},
+		{"assertion", g.Assertion != ""},
+		{"service_account", g.ServiceAccount != ""},
+		{"key", g.Key != ""},
+		{"key_id", g.KeyID != ""},
+		{"algorithm", g.Algorithm != ""},
+		{"issuer", g.Issuer != ""},
+		{"subject", g.Subject != ""},
+		{"audience", g.Audience != ""},
+		{"claim", len(g.Claim) > 0},
+		{"lifetime", g.Lifetime != 0},
+		{"subject_token", g.SubjectToken != ""},
+		{"subject_token_type", g.SubjectTokenType != ""},
+		{"actor_token", g.ActorToken != ""},
+		{"actor_token_type", g.ActorTokenType != ""},
+		{"requested_token_type", g.RequestedTokenType != ""},
+	} {
+		if o.given && !slices.Contains(grantOptions[g.Type], o.name) {
+			return optionErrorf("grant", "%s is no option of the grant %q: write further form fields as 'token_param <name> <value>'", o.name, g.Type)
+		}
+	}
+	switch g.Type {
+	case refreshToken:
+		if g.RefreshToken == "" {
+			return optionErrorf("grant", "the first refresh token is missing: write 'grant refresh_token { refresh_token {file./absolute/path} }'")
+		}
+	case jwtBearer:
+		return g.checkJWTBearer()
+	case tokenExchange:
+		return c.checkTokenExchange(g)
+	}
+	return nil
+}
+
+func (g Grant) checkJWTBearer() error {
+	signed := g.ServiceAccount != "" || g.Key != ""
 	switch {
-	case g.Type == refreshToken && g.RefreshToken == "":
-		return optionErrorf("grant", "the first refresh token is missing: write 'grant refresh_token { refresh_token {file./absolute/path} }'")
-	case g.Type != refreshToken && g.RefreshToken != "":
-		return optionErrorf("grant", "refresh_token goes with 'grant refresh_token' only, not with %q", g.Type)
+	case !signed && g.Assertion == "":
+		return optionErrorf("grant", "jwt_bearer needs 'assertion', or 'key' or 'service_account' to sign one with")
+	case signed && g.Assertion != "":
+		return optionErrorf("grant", "an assertion is either ready-made or signed here: remove 'assertion', or what it would be signed with")
+	case g.ServiceAccount != "" && (g.Key != "" || g.KeyID != "" || g.Algorithm != ""):
+		return optionErrorf("grant", "a service_account brings its own key: remove 'key', 'key_id' and 'algorithm'")
+	case g.Lifetime < 0:
+		return optionErrorf("grant", "lifetime must be longer than zero")
+	}
+	for name := range g.Claim {
+		if slices.Contains([]string{"iss", "sub", "aud", "exp", "iat", "nbf", "jti"}, name) {
+			return optionErrorf("grant", "the claim %s has an option of its own: issuer, subject, audience or lifetime", name)
+		}
+	}
+	return nil
+}
+
+func (c *Client) checkTokenExchange(g Grant) error {
+	for _, t := range []string{g.SubjectTokenType, g.ActorTokenType, g.RequestedTokenType} {
+		if t != "" && !strings.Contains(t, ":") && !slices.Contains(tokenTypes, t) {
+			return optionErrorf("grant", "%q is not a token type: write a URN, or one of %s", t, strings.Join(tokenTypes, ", "))
+		}
+	}
+	if g.ActorTokenType != "" && g.ActorToken == "" {
+		return optionErrorf("grant", "actor_token_type is for an actor_token, which is missing (RFC 8693 section 2.1)")
+	}
+	if c.KeepExisting && c.grant().SubjectToken == callersToken && newInjector(*c).name == "Authorization" {
+		return optionErrorf("keep_existing", "every caller brings an Authorization field here, so none would get a token: remove 'keep_existing', or give 'subject_token' another source")
 	}
 	return nil
 }
@@ -54,17 +235,45 @@ type refreshMemory struct {
 	first, newest tokenendpoint.Secret
 }
 
-// addGrant adds the grant's parameters to the form. memory is what the last
-// successful request returned, and remember turns this one's answer into it.
-func (c *Client) addGrant(form url.Values, s settings, memory any) (remember func(*tokenendpoint.Token) any) {
-	if c.grant().Type != refreshToken {
-		// A refresh token in the answer to client_credentials is of no use
-		// (RFC 6749 section 4.4.3).
-		return func(*tokenendpoint.Token) any { return nil }
+// secretsOf returns the tokens in hand, which no error text may show.
+func secretsOf(job job) []tokenendpoint.Secret {
+	var secrets []tokenendpoint.Secret
+	if job.held != nil {
+		secrets = append(secrets, job.held.AccessToken, job.held.RefreshToken)
 	}
+	if known, ok := job.memory.(refreshMemory); ok {
+		secrets = append(secrets, known.first, known.newest)
+	}
+	return secrets
+}
+
+// addGrant adds the grant and its parameters to the form. memory is what the
+// last successful request returned, and remember makes that of this one's
+// answer.
+func (c *Client) addGrant(e *expander, s *settings, audience string, memory any) (remember func(*tokenendpoint.Token) any) {
+	g := c.grant()
+	s.form.Set("grant_type", g.grantType())
+	switch g.Type {
+	case refreshToken:
+		return addRefreshToken(s.form, e.secret("refresh_token", g.RefreshToken), memory)
+	case jwtBearer:
+		s.form.Set("assertion", c.assertion(e, s, audience).Reveal())
+	case tokenExchange:
+		s.form.Set("subject_token", bareToken(e.value("subject_token", string(g.SubjectToken))))
+		s.form.Set("subject_token_type", tokenTypeURN(g.SubjectTokenType))
+		s.form.Set("actor_token", bareToken(e.value("actor_token", string(g.ActorToken))))
+		s.form.Set("actor_token_type", tokenTypeURN(g.ActorTokenType))
+		s.form.Set("requested_token_type", tokenTypeURN(g.RequestedTokenType))
+	}
+	// A refresh token in the answer to these grants is of no use: the grant
+	// itself can be repeated (RFC 6749 section 4.4.3, RFC 8693 section 2.2.1).
+	return func(*tokenendpoint.Token) any { return nil }
+}
+
+func addRefreshToken(form url.Values, first tokenendpoint.Secret, memory any) (remember func(*tokenendpoint.Token) any) {
 	known, ok := memory.(refreshMemory)
-	if !ok || !known.first.Equal(s.refresh) { // at first, or configured anew
-		known = refreshMemory{first: s.refresh, newest: s.refresh}
+	if !ok || !known.first.Equal(first) { // at first, or configured anew
+		known = refreshMemory{first: first, newest: first}
 	}
 	form.Set("refresh_token", known.newest.Reveal())
 	return func(token *tokenendpoint.Token) any {
@@ -73,4 +282,102 @@ func (c *Client) addGrant(form url.Values, s settings, memory any) (remember fun
 		}
 		return known
 	}
+}
+
+// assertion returns the assertion of the jwt_bearer grant.
+func (c *Client) assertion(e *expander, s *settings, audience string) tokenendpoint.Secret {
+	g := c.grant()
+	if g.Assertion != "" {
+		return tokenendpoint.NewSecret(bareToken(e.value("assertion", string(g.Assertion))))
+	}
+	claims := tokenendpoint.AssertionClaims{
+		Issuer:   s.clientID,
+		Audience: audience,
+		Lifetime: defaultAssertionLifetime,
+		More:     make(map[string]any),
+	}
+	var key *tokenendpoint.SigningKey
+	if g.ServiceAccount != "" {
+		account := e.serviceAccount(g.ServiceAccount)
+		if account == nil {
+			return tokenendpoint.Secret{}
+		}
+		key = account.Key
+		claims.Issuer, claims.Audience, claims.Lifetime = account.ClientEmail, account.TokenURI, googleLifetime
+		if scope := s.form.Get("scope"); scope != "" {
+			claims.More["scope"] = scope // Google looks for it here
+		}
+	} else if key = e.signingKey("grant", g.Key, g.KeyID, "", g.Algorithm); key == nil {
+		return tokenendpoint.Secret{}
+	}
+	if g.Issuer != "" {
+		claims.Issuer = e.value("grant", g.Issuer)
+	}
+	if g.ServiceAccount == "" {
+		claims.Subject = claims.Issuer
+	}
+	if g.Subject != "" {
+		claims.Subject = e.value("subject", g.Subject)
+	}
+	if g.Audience != "" {
+		claims.Audience = e.value("grant", g.Audience)
+	}
+	if g.Lifetime != 0 {
+		claims.Lifetime = time.Duration(g.Lifetime)
+	}
+	for name, text := range g.Claim {
+		claims.More[name] = e.value("claim", text)
+	}
+	if e.err != nil {
+		return tokenendpoint.Secret{}
+	}
+	signed, err := tokenendpoint.SignAssertion(key, claims)
+	e.fail("grant", err)
+	return signed
+}
+
+// serviceAccount reads Google's key file; nil if that fails.
+func (e *expander) serviceAccount(file Credential) *tokenendpoint.ServiceAccount {
+	content := e.content("grant", file)
+	if e.err != nil {
+		return nil
+	}
+	account, err := tokenendpoint.ParseServiceAccount(content)
+	if err != nil {
+		e.fail("grant", fmt.Errorf("service_account: %w", err))
+		return nil
+	}
+	return account
+}
+
+// bareToken drops the scheme of an Authorization field.
+func bareToken(value string) string {
+	if len(value) > len("Bearer ") && strings.EqualFold(value[:len("Bearer ")], "Bearer ") {
+		return strings.TrimSpace(value[len("Bearer "):])
+	}
+	return value
+}
+
+// tokenTypeURN completes the short name of a token type.
+func tokenTypeURN(name string) string {
+	if name == "" || strings.Contains(name, ":") {
+		return name
+	}
+	return tokenTypePrefix + name
+}
+
+// refusesCaller reports whether an OAuth error code is about what the caller
+// brought, rather than about this client: an invalid subject token is
+// invalid_request in RFC 8693 section 2.2.2 and invalid_grant at many servers.
+func (c *liveClient) refusesCaller(code string) bool {
+	if !slices.ContainsFunc(c.inputs, requestInput.isProof) {
+		return false
+	}
+	switch code {
+	case "invalid_grant", "invalid_token", "access_denied", "interaction_required", "consent_required", "login_required":
+		return true
+	case "invalid_request":
+		return c.grant().Type == tokenExchange
+	}
+	return false
 }

@@ -23,20 +23,25 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	if h.live.KeepExisting && h.injector.present(r) {
 		return next.ServeHTTP(w, r)
 	}
-	token, err := h.live.cache.slot.token(r.Context())
+	slot, err := h.live.slot(r)
+	if err != nil {
+		return h.withoutToken(w, r, next, err)
+	}
+	token, err := slot.token(r.Context())
 	if err != nil {
 		return h.withoutToken(w, r, next, err)
 	}
 
-	before := h.injector.put(r, token)
+	x := &exchange{handler: h, slot: slot, token: token}
+	before := h.injector.put(r, token, &x.value)
 	defer h.injector.putBack(r, before)
+	x.begin(w, r)
+	defer x.end()
 
-	x := newExchange(h, w, r, token)
 	err = next.ServeHTTP(x, r)
-	if x.held {
+	if x.rejection != nil {
 		err = x.replay(next, err)
 	}
-	x.end()
 	return err
 }
 
@@ -51,7 +56,7 @@ func (h *Handler) withoutToken(w http.ResponseWriter, r *http.Request, next cadd
 		return caddyhttp.Error(statusClientClosedRequest, errors.New("the caller went away while waiting for an access token"))
 	}
 	if h.live.OnError != onErrorPass {
-		return refusal(w, err)
+		return h.refusal(w, err)
 	}
 	before := h.injector.take(r)
 	defer h.injector.putBack(r, before)
@@ -64,30 +69,40 @@ const statusClientClosedRequest = 499
 // refusal turns a failure into the error for Caddy's error routes. Its text is
 // ours but for the OAuth error code: what the server said is in the log, not
 // for the caller.
-func refusal(w http.ResponseWriter, err error) error {
-	var (
-		status = http.StatusBadGateway
-		text   = "no access token for the upstream: the request for one failed"
-		code   string
-	)
-	failed, ok := errors.AsType[*tokenendpoint.Error](err)
+func (h *Handler) refusal(w http.ResponseWriter, err error) error {
+	failed, answered := errors.AsType[*tokenendpoint.Error](err)
+	if _, ok := errors.AsType[*callerError](err); ok {
+		w.Header().Set("WWW-Authenticate", "Bearer")
+		return caddyhttp.Error(http.StatusUnauthorized, errors.New("no access token for the upstream: the request does not say whom one would be for"))
+	}
+	if answered && failed.Kind == tokenendpoint.Refused && h.live.refusesCaller(failed.Code) {
+		return refusedCaller(w, failed.Code)
+	}
+
+	status, text := http.StatusBadGateway, "no access token for the upstream: the request for one failed"
 	switch {
-	case !ok && (errors.Is(err, errNoLife) || errors.Is(err, context.Canceled)), ok && failed.Kind == tokenendpoint.Unavailable:
-		status = http.StatusServiceUnavailable
-		text = "no access token for the upstream: the authorization server is unavailable"
+	case answered && failed.Kind == tokenendpoint.Unavailable, errors.Is(err, errNoLife), errors.Is(err, context.Canceled):
+		status, text = http.StatusServiceUnavailable, "no access token for the upstream: the authorization server is unavailable"
 		w.Header().Set("Retry-After", strconv.Itoa(retryAfterSeconds(err)))
-	case ok && failed.Kind == tokenendpoint.Refused:
+	case answered && failed.Kind == tokenendpoint.Refused:
 		text = "no access token for the upstream: the authorization server refused to issue one"
-	case ok && failed.Kind == tokenendpoint.Unreadable:
+	case answered && failed.Kind == tokenendpoint.Unreadable:
 		text = "no access token for the upstream: the authorization server's answer cannot be used"
 	}
-	if ok {
-		code = failed.Code
-	}
-	if code != "" {
-		text += " (" + code + ")"
+	if answered && failed.Code != "" {
+		text += " (" + failed.Code + ")"
 	}
 	return caddyhttp.Error(status, errors.New(text))
+}
+
+// refusedCaller is the answer to a caller whose own token, or right to act, the
+// authorization server does not accept.
+func refusedCaller(w http.ResponseWriter, code string) error {
+	if code == "access_denied" {
+		return caddyhttp.Error(http.StatusForbidden, errors.New("the authorization server denies the caller a token for the upstream (access_denied)"))
+	}
+	w.Header().Set("WWW-Authenticate", `Bearer error="invalid_token"`)
+	return caddyhttp.Error(http.StatusUnauthorized, errors.New("the authorization server does not accept the caller's token ("+code+")"))
 }
 
 // retryAfterSeconds is when the next token request will have been made.

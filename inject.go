@@ -20,7 +20,10 @@ type injector struct {
 	scheme string // before the token in a header field; "" for none
 	byType bool   // the scheme comes from the token's type instead
 
-	aliased bool // the name has a "-", which may be spelled otherwise
+	aliased bool // the name has a "-", "_" or ".", which may be spelled otherwise
+
+	prover  *prover  // makes DPoP proofs; nil without dpop
+	sources []string // header fields that the caller meant for us, see sourceHeaders
 
 	latest atomic.Pointer[fieldValue]
 }
@@ -43,15 +46,15 @@ func newInjector(c Client) *injector {
 		in.name = "Authorization"
 	}
 	in.byType = in.name == "Authorization" && in.scheme == ""
-	in.aliased = strings.Contains(in.name, "-")
+	in.aliased = strings.ContainsAny(in.name, "-_.")
 	return in
 }
 
 // original is what a request was before a token was put on it.
 type original struct {
 	header     []string
-	connection []string
-	aliases    http.Header // nil if there were none
+	connection []string    // nil if it was left alone
+	others     http.Header // further fields that were taken out; nil if none
 	rawQuery   string
 	body       io.ReadCloser // nil unless the caller announced trailers
 }
@@ -60,13 +63,19 @@ type original struct {
 // request, and a copy of its header would cost more than all the rest. The
 // caller puts the original back when the next handler has returned, so that
 // neither error routes nor later handlers see the token.
-func (in *injector) put(r *http.Request, token *heldToken) original {
+//
+// The header field's value stands in room, which belongs to this request alone:
+// handlers such as request_header edit values in place.
+func (in *injector) put(r *http.Request, token *heldToken, room *[1]string) original {
 	before := in.take(r)
 	if in.query {
 		addQuery(r.URL, in.name, token.AccessToken.Reveal())
 	} else {
-		// A slice of its own: handlers such as request_header edit values in place.
-		r.Header[in.name] = []string{in.text(token)}
+		room[0] = in.text(token)
+		r.Header[in.name] = room[:]
+	}
+	if in.prover != nil {
+		in.prover.prove(r, token)
 	}
 	return before
 }
@@ -76,18 +85,24 @@ func (in *injector) take(r *http.Request) original {
 	if in.query {
 		before := original{rawQuery: r.URL.RawQuery}
 		removeQuery(r.URL, in.name)
+		before.takeOut(r.Header, in.sources)
 		return before
 	}
-	before := original{header: r.Header[in.name], connection: r.Header["Connection"]}
+	before := original{header: r.Header[in.name]}
 	if before.header != nil {
 		delete(r.Header, in.name)
 	}
-	if before.connection != nil {
-		in.keepFromConnection(r.Header, before.connection)
+	if connection := r.Header["Connection"]; in.nominated(connection) {
+		before.connection = connection
+		in.keepFromConnection(r.Header, connection)
 	}
 	if in.aliased {
-		before.aliases = in.takeAliases(r.Header)
+		before.others = in.takeAliases(r.Header)
 	}
+	if in.prover != nil {
+		before.takeOut(r.Header, []string{dpopField})
+	}
+	before.takeOut(r.Header, in.sources)
 	if r.Trailer != nil {
 		before.body = r.Body
 		r.Body = &trailerGuard{ReadCloser: r.Body, in: in, trailer: r.Trailer}
@@ -96,17 +111,35 @@ func (in *injector) take(r *http.Request) original {
 	return before
 }
 
+// takeOut removes the named fields from the header and remembers them.
+func (before *original) takeOut(h http.Header, names []string) {
+	for _, name := range names {
+		values, ok := h[name]
+		if !ok {
+			continue
+		}
+		if before.others == nil {
+			before.others = make(http.Header)
+		}
+		before.others[name] = values
+		delete(h, name)
+	}
+}
+
 // putBack makes the request what it was before take or put.
 func (in *injector) putBack(r *http.Request, before original) {
 	if in.query {
 		r.URL.RawQuery = before.rawQuery
-		return
+	} else {
+		setOrDelete(r.Header, in.name, before.header)
 	}
-	setOrDelete(r.Header, in.name, before.header)
+	if in.prover != nil {
+		delete(r.Header, dpopField)
+	}
 	if before.connection != nil {
 		r.Header["Connection"] = before.connection
 	}
-	for name, values := range before.aliases {
+	for name, values := range before.others {
 		r.Header[name] = values
 	}
 	if before.body != nil {
@@ -164,15 +197,26 @@ func (in *injector) text(token *heldToken) string {
 	return v.text
 }
 
+// nominated reports whether the caller's Connection field names ours.
+func (in *injector) nominated(connection []string) bool {
+	for _, line := range connection {
+		for option := range strings.SplitSeq(line, ",") {
+			if strings.EqualFold(textproto.TrimString(option), in.name) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // keepFromConnection takes the field's name out of the caller's Connection
 // field. A proxy drops every field named there (RFC 9110 section 7.6.1), so a
 // caller could strip the token and have the upstream answer 401.
 func (in *injector) keepFromConnection(h http.Header, connection []string) {
-	kept := make([]string, 0, len(connection))
+	var kept []string
 	for _, line := range connection {
-		options := strings.Split(line, ",")
-		rest := options[:0]
-		for _, option := range options {
+		var rest []string
+		for option := range strings.SplitSeq(line, ",") {
 			if option = textproto.TrimString(option); !strings.EqualFold(option, in.name) {
 				rest = append(rest, option)
 			}
@@ -181,18 +225,15 @@ func (in *injector) keepFromConnection(h http.Header, connection []string) {
 			kept = append(kept, strings.Join(rest, ", "))
 		}
 	}
-	if len(kept) == 0 {
-		kept = nil
-	}
 	setOrDelete(h, "Connection", kept)
 }
 
-// takeAliases removes our field and those that differ from it only in having
-// "_" or "." where it has "-": CGI-like upstreams read them as the same.
+// takeAliases removes our field and those that differ from it only in which of
+// "-", "_" and "." they have: CGI-like upstreams read them as the same.
 func (in *injector) takeAliases(h http.Header) http.Header {
 	var taken http.Header
 	for name, values := range h {
-		if len(name) != len(in.name) || !strings.EqualFold(unifySeparators(name), in.name) {
+		if len(name) != len(in.name) || !strings.EqualFold(unifySeparators(name), unifySeparators(in.name)) {
 			continue
 		}
 		if taken == nil {
@@ -208,24 +249,36 @@ var separators = strings.NewReplacer("_", "-", ".", "-")
 
 func unifySeparators(name string) string { return separators.Replace(name) }
 
-// removeQuery takes every parameter of that name out of the URL's query and
-// leaves the rest as it was written.
+// removeQuery takes every parameter of that name out of the URL's query, also
+// under the spellings that upstreams may read as the same, and leaves the rest
+// as it was written. Some upstreams take ";" for "&".
 func removeQuery(u *url.URL, name string) {
 	if u.RawQuery == "" {
 		return
 	}
-	pairs := strings.Split(u.RawQuery, "&")
-	kept := pairs[:0]
-	for _, pair := range pairs {
-		key, _, _ := strings.Cut(pair, "=")
+	var kept strings.Builder
+	dangling := false // a separator has nothing behind it any more
+	for rest := u.RawQuery; rest != ""; {
+		end := strings.IndexAny(rest, "&;") + 1
+		if end == 0 {
+			end = len(rest)
+		}
+		pair := rest[:end]
+		rest = rest[end:]
+		key, _, _ := strings.Cut(strings.TrimRight(pair, "&;"), "=")
 		if decoded, err := url.QueryUnescape(key); err == nil {
 			key = decoded
 		}
-		if key != name {
-			kept = append(kept, pair)
+		if unifySeparators(key) != unifySeparators(name) {
+			kept.WriteString(pair)
+		} else if rest == "" {
+			dangling = !strings.HasSuffix(pair, "&") && !strings.HasSuffix(pair, ";")
 		}
 	}
-	u.RawQuery = strings.Join(kept, "&")
+	u.RawQuery = kept.String()
+	if dangling && u.RawQuery != "" {
+		u.RawQuery = u.RawQuery[:len(u.RawQuery)-1]
+	}
 }
 
 func addQuery(u *url.URL, name, value string) {

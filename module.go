@@ -41,6 +41,7 @@ type App struct {
 	// The clients, by the names that handlers use.
 	Clients map[string]*Client `json:"clients,omitempty"`
 
+	ctx   caddy.Context
 	named map[string]*liveClient
 	live  []*liveClient
 }
@@ -55,6 +56,7 @@ func (App) CaddyModule() caddy.ModuleInfo {
 
 // Provision sets up the named clients.
 func (a *App) Provision(ctx caddy.Context) error {
+	a.ctx = ctx
 	a.named = make(map[string]*liveClient)
 	for _, name := range slices.Sorted(maps.Keys(a.Clients)) {
 		if _, err := a.open(ctx, name, *a.Clients[name]); err != nil {
@@ -115,10 +117,35 @@ func (a *App) Start() error { return nil }
 // Handle implements caddyevents.Handler: every app has started, so a token
 // endpoint that is a site of this Caddy can be reached.
 func (a *App) Handle(context.Context, caddy.Event) error {
-	for _, client := range a.live {
-		client.cache.slot.warm()
-	}
+	go a.warm()
 	return nil
+}
+
+// maxWarming is how many first tokens are fetched at a time, so that a config
+// with thousands of clients neither runs out of file descriptors nor looks like
+// an attack. Fetches that requests wait for are not held up by it.
+const maxWarming = 64
+
+// warm fetches the first token of each client, but for those with accounts,
+// whose tokens are fetched for their requests.
+func (a *App) warm() {
+	places := make(chan struct{}, maxWarming)
+	for _, client := range a.live {
+		if len(client.inputs) > 0 {
+			continue
+		}
+		select {
+		case places <- struct{}{}:
+		case <-a.ctx.Done():
+			return
+		}
+		go func() {
+			defer func() { <-places }()
+			if flight := client.cache.slot.warm(); flight != nil {
+				<-flight.done
+			}
+		}()
+	}
 }
 
 // Stop implements caddy.App.
@@ -131,6 +158,13 @@ func (a *App) Cleanup() error {
 		errs = append(errs, client.close())
 	}
 	return errors.Join(errs...)
+}
+
+// MarshalLogObject implements zapcore.ObjectMarshaler: the events app logs whom
+// it tells of what.
+func (a App) MarshalLogObject(enc zapcore.ObjectEncoder) error {
+	zap.Strings("clients", slices.Sorted(maps.Keys(a.Clients))).AddTo(enc)
+	return nil
 }
 
 // Handler puts an OAuth 2.0 access token on each request before the next
@@ -176,6 +210,8 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		return err
 	}
 	h.injector = newInjector(h.live.Client)
+	h.injector.prover = h.live.newProver()
+	h.injector.sources = sourceHeaders(h.live.inputs)
 	h.rules = newReplayRules(h.live.Client)
 	h.warnOfDebugLog(ctx)
 	return nil
@@ -204,6 +240,7 @@ var (
 	_ caddy.Provisioner           = (*App)(nil)
 	_ caddy.CleanerUpper          = (*App)(nil)
 	_ caddyevents.Handler         = (*App)(nil)
+	_ zapcore.ObjectMarshaler     = App{}
 	_ caddy.Provisioner           = (*Handler)(nil)
 	_ caddyhttp.MiddlewareHandler = (*Handler)(nil)
 	_ zapcore.ObjectMarshaler     = Handler{}

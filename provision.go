@@ -1,6 +1,7 @@
 package upstreamoauth2
 
 import (
+	"cmp"
 	"context"
 	"crypto/hmac"
 	"crypto/rand"
@@ -18,6 +19,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 
 	"github.com/upstream-oauth2/caddy-upstream-oauth2/tokenendpoint"
 )
@@ -27,8 +29,13 @@ import (
 type liveClient struct {
 	Client
 	name      string
+	inputs    []requestInput
 	transport http.RoundTripper
+	proofKey  *tokenendpoint.ProofKey // nil without dpop
 	logger    *zap.Logger
+
+	// accountLogger is for what happens to single accounts: a sample of it.
+	accountLogger *zap.Logger
 
 	key   string
 	cache *tokenCache
@@ -40,27 +47,158 @@ func newLiveClient(ctx caddy.Context, name string, config Client) (*liveClient, 
 	if err := config.check(); err != nil {
 		return nil, err
 	}
-	resolved, err := config.resolve(caddy.NewReplacer())
-	if err != nil && (!isCredentialError(err) || errors.Is(err, errNotSet)) {
-		return nil, err
-	}
-	c := &liveClient{Client: config, name: name}
+	c := &liveClient{Client: config, name: name, inputs: config.requestInputs()}
 	if c.name == "" {
 		c.name = defaultName(config)
 	}
 	c.logger = ctx.Logger().With(zap.String("client", c.name))
-	if err != nil {
-		c.logger.Warn("a credential cannot be read yet; it is tried again at each token request", zap.Error(err))
-	}
-	if options := config.literalCredentials(); len(options) > 0 && !isLoopbackURL(resolved.endpoint) {
-		c.logger.Warn("a credential stands in the config, where the admin API and its autosave show it: write {env.NAME} or {file./absolute/path} instead", zap.Strings("options", options))
-	}
+	c.accountLogger = c.logger.WithOptions(zap.WrapCore(func(core zapcore.Core) zapcore.Core {
+		return zapcore.NewSamplerWithOptions(core, time.Second, 3, 0)
+	}))
+
+	// Resolved with what is known now: this finds mistakes early, and tells
+	// clients apart whose settings read the same.
+	e := &expander{repl: caddy.NewReplacer()}
+	s, _ := c.resolve(e)
+	rehearsal := *s
+	rehearsal.form = make(url.Values)
+	audience := cmp.Or(s.issuer, s.endpoint)
+	c.prove(e, &rehearsal, audience)
+	c.addGrant(e, &rehearsal, audience, nil)
+
+	var err error
 	if c.transport, err = loadTransport(ctx, config); err != nil {
 		return nil, err
 	}
-	c.key = c.settingsKey(resolved)
-	c.cache, err = openCache(c.key, config.life(), c)
+	if err := cmp.Or(e.err, c.presentCertificate(e)); err != nil {
+		if !mayHeal(err) {
+			return nil, err
+		}
+		c.logger.Warn("a credential cannot be read yet; it is tried again at each token request", zap.Error(err))
+	}
+	if options := config.literalCredentials(); len(options) > 0 && !isLoopbackURL(s.endpoint) {
+		c.logger.Warn("a credential stands in the config, where the admin API and its autosave show it: write {env.NAME} or {file./absolute/path} instead", zap.Strings("options", options))
+	}
+
+	proofKey, err := c.loadProofKey()
+	if err != nil {
+		return nil, err
+	}
+	c.key = c.settingsKey(s, rehearsal.form.Get("refresh_token"), proofKey)
+	if c.cache, err = openCache(c.key, config.life(), config.maxAccounts(), c); err != nil {
+		return nil, err
+	}
+	if c.proofKey = proofKey; config.DPoP != nil && proofKey == nil {
+		c.proofKey, err = c.cache.session.proofKey()
+	}
 	return c, err
+}
+
+// mayHeal reports whether err is about a file that may still appear, or appear
+// again: such a client is let in and heals by itself. An environment variable
+// does not change while the process runs.
+func mayHeal(err error) bool {
+	return errors.Is(err, errUnreadable)
+}
+
+func (c *liveClient) close() error {
+	return closeCache(c.key, c.cache, c)
+}
+
+// slot returns the slot for a request: the client's only one, or that of the
+// request's account.
+func (c *liveClient) slot(r *http.Request) (*slot, error) {
+	if len(c.inputs) == 0 {
+		return &c.cache.slot, nil
+	}
+	values, err := valuesOf(c.inputs, r)
+	if err != nil {
+		return nil, err
+	}
+	return c.cache.accounts.slot(values), nil
+}
+
+// defaultName calls a client without a name by its server's host and its id, as
+// far as they are written in the config.
+func defaultName(config Client) string {
+	server := cmp.Or(config.TokenEndpoint, config.Issuer, config.grant().Type)
+	if u, err := url.Parse(server); err == nil && u.Host != "" {
+		server = u.Host
+	}
+	return strings.TrimSpace(server + " " + config.ClientID)
+}
+
+// loadTransport provisions the configured transport, or a default one. It takes
+// a copy, as LoadModule empties the field it loads.
+func loadTransport(ctx caddy.Context, config Client) (http.RoundTripper, error) {
+	var transport http.RoundTripper
+	if config.TransportRaw == nil {
+		// Smaller than reverse_proxy's 10 MiB: a token answer needs no more.
+		h := &reverseproxy.HTTPTransport{MaxResponseHeaderSize: 64 << 10}
+		if err := h.Provision(ctx); err != nil {
+			return nil, err
+		}
+		transport = h
+	} else {
+		module, err := ctx.LoadModule(&config, "TransportRaw")
+		if err != nil {
+			return nil, &optionError{"transport", err}
+		}
+		var ok bool
+		if transport, ok = module.(http.RoundTripper); !ok {
+			return nil, optionErrorf("transport", "%T cannot send a token request: write 'transport http'", module)
+		}
+	}
+	if config.authMethod() != tlsClientAuth {
+		return transport, nil
+	}
+	withCertificate, err := withClientCertificate(transport)
+	if err != nil {
+		return nil, &optionError{"client_auth", err}
+	}
+	return withCertificate, nil
+}
+
+// loadProofKey reads the configured DPoP key; nil if there is none.
+func (c *liveClient) loadProofKey() (*tokenendpoint.ProofKey, error) {
+	if c.DPoP == nil || c.DPoP.Key == "" {
+		return nil, nil
+	}
+	e := &expander{repl: caddy.NewReplacer()}
+	content := e.content("dpop", c.DPoP.Key)
+	if e.err != nil {
+		return nil, e.err
+	}
+	key, err := tokenendpoint.ParseProofKey(content)
+	if err != nil {
+		return nil, &optionError{"dpop", err}
+	}
+	return key, nil
+}
+
+// processKey keeps the hashes of settings and accounts from being compared
+// across processes, or found by trying.
+var processKey = func() []byte {
+	key := make([]byte, 16)
+	_, _ = rand.Read(key) // never fails
+	return key
+}()
+
+// settingsKey identifies all that a token depends on. Two clients with the
+// same key share it; a changed secret gives another. Key and assertion files
+// are not part of it: they prove the same client, whatever is in them.
+func (c *liveClient) settingsKey(s *settings, refresh string, proofKey *tokenendpoint.ProofKey) string {
+	thumbprint := ""
+	if proofKey != nil {
+		thumbprint = proofKey.Thumbprint()
+	}
+	mac := hmac.New(sha256.New, processKey)
+	_ = json.NewEncoder(mac).Encode([]any{ // plain values: it cannot fail
+		s.issuer, s.endpoint, s.clientID, s.secret.Reveal(), s.form, s.header, refresh,
+		c.clientAuth(), c.grant(), c.Account, c.maxAccounts(), c.DPoP, thumbprint, c.anyTokenType(),
+		c.RefreshAhead, c.DefaultLifetime, c.Timeout, c.TransportRaw,
+	})
+	return hex.EncodeToString(mac.Sum(nil))
 }
 
 // isLoopbackURL reports whether the server is on this machine, as stand-ins for
@@ -68,65 +206,6 @@ func newLiveClient(ctx caddy.Context, name string, config Client) (*liveClient, 
 func isLoopbackURL(rawURL string) bool {
 	u, err := url.Parse(rawURL)
 	return err == nil && tokenendpoint.IsLoopback(u.Hostname())
-}
-
-// isCredentialError reports whether err is about a file that may still appear,
-// or appear again: such a client is let in and heals by itself.
-func isCredentialError(err error) bool {
-	e, ok := errors.AsType[*optionError](err)
-	return ok && (e.option == "client_secret" || e.option == "refresh_token")
-}
-
-func (c *liveClient) close() error {
-	return closeCache(c.key, c.cache, c)
-}
-
-// defaultName calls a client without a name by its token endpoint's host and
-// its id, as far as they are written in the config.
-func defaultName(config Client) string {
-	host := config.TokenEndpoint
-	if u, err := url.Parse(config.TokenEndpoint); err == nil && u.Host != "" {
-		host = u.Host
-	}
-	return host + " " + config.ClientID
-}
-
-// loadTransport provisions the configured transport, or a default one. It takes
-// a copy, as LoadModule empties the field it loads.
-func loadTransport(ctx caddy.Context, config Client) (http.RoundTripper, error) {
-	if config.TransportRaw == nil {
-		// Smaller than reverse_proxy's 10 MiB: a token answer needs no more.
-		transport := &reverseproxy.HTTPTransport{MaxResponseHeaderSize: 64 << 10}
-		return transport, transport.Provision(ctx)
-	}
-	module, err := ctx.LoadModule(&config, "TransportRaw")
-	if err != nil {
-		return nil, &optionError{"transport", err}
-	}
-	transport, ok := module.(http.RoundTripper)
-	if !ok {
-		return nil, optionErrorf("transport", "%T cannot send a token request: write 'transport http'", module)
-	}
-	return transport, nil
-}
-
-// processKey keeps the hashes of settings from being compared across processes.
-var processKey = func() []byte {
-	key := make([]byte, sha256.Size)
-	_, _ = rand.Read(key) // never fails
-	return key
-}()
-
-// settingsKey identifies all that a token depends on. Two clients with the
-// same key share it; a changed secret gives another.
-func (c *liveClient) settingsKey(s settings) string {
-	mac := hmac.New(sha256.New, processKey)
-	_ = json.NewEncoder(mac).Encode([]any{ // plain values: it cannot fail
-		s.endpoint, s.clientID, s.secret.Reveal(), s.form, s.header, s.refresh.Reveal(),
-		c.authMethod(), c.grant(), c.anyTokenType(),
-		c.RefreshAhead, c.DefaultLifetime, c.Timeout, c.TransportRaw,
-	})
-	return hex.EncodeToString(mac.Sum(nil))
 }
 
 // userAgent names the module and its version to the authorization server.
@@ -144,32 +223,114 @@ var userAgent = func() string {
 }()
 
 // fetch implements fetcher.
-func (c *liveClient) fetch(ctx context.Context, memory any) (*tokenendpoint.Token, any, error) {
+func (c *liveClient) fetch(ctx context.Context, job job) (*tokenendpoint.Token, any, error) {
+	// reverse_proxy's transport wants a replacer where a server_name has a
+	// placeholder.
 	repl := caddy.NewReplacer()
-	s, err := c.resolve(repl)
+	ctx = context.WithValue(ctx, caddy.ReplacerCtxKey, repl)
+
+	e := &expander{repl: repl, inputs: byText(c.inputs, job.inputs)}
+	s, err := c.resolve(e)
 	if err != nil {
 		return nil, nil, err
 	}
-	remember := c.addGrant(s.form, s, memory)
+	if err := c.presentCertificate(e); err != nil {
+		return nil, nil, err
+	}
+	if err := c.discover(ctx, s); err != nil {
+		return nil, nil, err
+	}
+	audience := cmp.Or(s.issuer, s.endpoint)
+	auth := c.prove(e, s, audience)
+	remember := c.addGrant(e, s, audience, job.memory)
+	if e.err != nil {
+		return nil, nil, e.err
+	}
 
 	request := tokenendpoint.Request{
 		Endpoint:  s.endpoint,
 		Form:      s.form,
-		Auth:      c.clientAuth(s),
+		Auth:      auth,
 		Header:    s.header,
 		UserAgent: userAgent,
 		Timeout:   c.timeout(),
+		Held:      secretsOf(job),
+		Proof:     c.proofKey,
+		Nonces:    &c.cache.session.nonces,
 	}
-	// reverse_proxy's transport wants a replacer where a server_name has a
-	// placeholder.
-	token, err := request.Do(context.WithValue(ctx, caddy.ReplacerCtxKey, repl), c.transport)
+	token, err := request.Do(ctx, c.transport)
 	if err != nil {
 		return nil, nil, err
 	}
-	if !c.anyTokenType() && scheme(token.Type) == "" {
-		return nil, nil, fmt.Errorf("the token_type %.40q is not understood: write 'inject header Authorization <scheme>' to use the token whatever its type (RFC 6749 section 7.1)", token.Type)
+	if err := c.checkTokenType(token.Type); err != nil {
+		return nil, nil, err
 	}
 	return token, remember(token), nil
+}
+
+// discover fills in the token endpoint from the issuer's metadata.
+func (c *liveClient) discover(ctx context.Context, s *settings) error {
+	if s.endpoint != "" {
+		return nil
+	}
+	metadata, err := c.cache.session.discover(ctx, func(ctx context.Context) (*tokenendpoint.Metadata, error) {
+		return tokenendpoint.MetadataRequest{
+			Issuer:    s.issuer,
+			UserAgent: userAgent,
+			AllowHTTP: c.AllowHTTP,
+			Timeout:   c.timeout(),
+		}.Do(ctx, c.transport)
+	})
+	if err != nil {
+		return err
+	}
+	method := string(c.authMethod())
+	if c.ClientID == "" {
+		method = "" // the assertion of the grant says who we are
+	}
+	if err := metadata.Check(method, c.grant().grantType()); err != nil {
+		return err
+	}
+	if c.proofKey != nil {
+		if err := metadata.CheckProof(c.proofKey.Algorithm()); err != nil {
+			return err
+		}
+	}
+	s.endpoint = metadata.TokenEndpointFor(c.authMethod() == tlsClientAuth)
+	return nil
+}
+
+// presentCertificate hands the client certificate's files to the transport.
+func (c *liveClient) presentCertificate(e *expander) error {
+	transport, ok := c.transport.(*clientCertificate)
+	if !ok {
+		return nil
+	}
+	a := c.clientAuth()
+	certificate := e.content("client_auth", Credential(a.Certificate))
+	key := certificate // one file may hold both
+	if a.Key != "" {
+		key = e.content("client_auth", a.Key)
+	}
+	if e.err == nil {
+		e.fail("client_auth", transport.use(certificate, key))
+	}
+	return e.err
+}
+
+// checkTokenType refuses tokens that we would not know how to send.
+func (c *liveClient) checkTokenType(tokenType string) error {
+	switch {
+	case c.anyTokenType():
+		return nil
+	case c.DPoP != nil && scheme(tokenType) != "DPoP":
+		return fmt.Errorf("the authorization server issued a token that is not bound to our key (token_type %.40q): it may not support DPoP, remove 'dpop'", tokenType)
+	case c.DPoP == nil && scheme(tokenType) == "DPoP":
+		return errors.New("the authorization server issued a token that wants DPoP proofs: write 'dpop' and 'upstream_base'")
+	case scheme(tokenType) == "":
+		return fmt.Errorf("the token_type %.40q is not understood: write 'inject header Authorization <scheme>' to use the token whatever its type (RFC 6749 section 7.1)", tokenType)
+	}
+	return nil
 }
 
 // scheme returns the authentication scheme for a token_type; "" if it is not
@@ -179,6 +340,8 @@ func scheme(tokenType string) string {
 	switch strings.ToLower(tokenType) {
 	case "", "bearer", "bearertoken":
 		return "Bearer"
+	case "dpop":
+		return "DPoP"
 	}
 	return ""
 }
@@ -186,20 +349,27 @@ func scheme(tokenType string) string {
 // report implements fetcher: it logs how a token request went, so that a
 // person can act on it.
 func (c *liveClient) report(o outcome) {
+	logger := c.logger
+	if o.account != "" {
+		logger = c.accountLogger.With(zap.String("account", o.account))
+	}
 	if o.err == nil {
 		level, message := zap.DebugLevel, "token renewed"
 		switch {
+		case o.first && o.account != "":
+			message = "first token obtained"
 		case o.first:
 			level, message = zap.InfoLevel, "first token obtained"
 		case o.failures > 0:
 			level, message = zap.InfoLevel, "token obtained again"
 		}
-		c.logger.Log(level, message,
+		logger.Log(level, message,
 			zap.Duration("expires_in", o.lifeLeft.Round(time.Millisecond)),
 			zap.Duration("renew_in", o.renewIn.Round(time.Millisecond)))
 		return
 	}
 
+	message := "token request failed; requests are answered without going upstream"
 	fields := []zap.Field{
 		zap.Error(o.err),
 		zap.String("oauth_error", oauthError(o.err)),
@@ -207,11 +377,10 @@ func (c *liveClient) report(o outcome) {
 		zap.Duration("next_attempt_in", o.retryIn.Round(time.Millisecond)),
 	}
 	if o.lifeLeft > 0 {
-		c.logger.Error("token request failed; the token in hand is still served", append(fields,
-			zap.Duration("expires_in", o.lifeLeft.Round(time.Millisecond)))...)
-		return
+		message = "token request failed; the token in hand is still served"
+		fields = append(fields, zap.Duration("expires_in", o.lifeLeft.Round(time.Millisecond)))
 	}
-	c.logger.Error("token request failed; requests are answered without going upstream", fields...)
+	logger.Error(message, fields...)
 }
 
 // oauthError returns the OAuth error code of a failed token request, if any.

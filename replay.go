@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"net/http"
-	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -73,7 +72,10 @@ type replayRules struct {
 
 func newReplayRules(c Client) replayRules {
 	rules := replayRules{status: []int{http.StatusUnauthorized}, bodyLimit: defaultBodyLimit}
-	if c.Inject != nil {
+	switch {
+	case c.DPoP != nil:
+		rules.scheme = "DPoP"
+	case c.Inject != nil:
 		rules.scheme = c.Inject.Scheme
 	}
 	if c.Replay == nil {
@@ -89,22 +91,38 @@ func newReplayRules(c Client) replayRules {
 	return rules
 }
 
-// rejects reports whether an answer says that the token is no good.
-func (rules *replayRules) rejects(status int, header http.Header) bool {
+// verdict is what an answer says about the token.
+type verdict int
+
+const (
+	accepted   verdict = iota
+	rejected           // another token may help
+	wantsNonce         // the same token, with another proof (RFC 9449 section 9)
+)
+
+// judge tells what an answer says about the token.
+func (rules *replayRules) judge(status int, header http.Header) verdict {
 	if !slices.Contains(rules.status, status) {
-		return false
+		return accepted
 	}
 	challenges := parseChallenges(header["Www-Authenticate"])
 	ours := len(header["Www-Authenticate"]) == 0 || status != http.StatusUnauthorized
 	for _, c := range challenges {
-		if strings.EqualFold(c.scheme, "Bearer") || rules.scheme != "" && strings.EqualFold(c.scheme, rules.scheme) {
-			if c.err == "insufficient_scope" {
-				return false
-			}
-			ours = true
+		if !strings.EqualFold(c.scheme, "Bearer") && (rules.scheme == "" || !strings.EqualFold(c.scheme, rules.scheme)) {
+			continue
 		}
+		switch c.err {
+		case "insufficient_scope":
+			return accepted
+		case "use_dpop_nonce":
+			return wantsNonce
+		}
+		ours = true
 	}
-	return ours
+	if ours {
+		return rejected
+	}
+	return accepted
 }
 
 // replays reports whether a request can be sent again at all. Upgrades,
@@ -124,51 +142,54 @@ func isGRPC(contentType []string) bool {
 // exchange is one request on its way upstream. It is the ResponseWriter for the
 // next handler and holds back a rejection, so that the request can be sent
 // again; all else passes through as it comes.
+//
+// It is the one thing allocated for each request, and never used for another:
+// whoever writes to it too late must not reach another caller.
 type exchange struct {
 	caddyhttp.ResponseWriterWrapper
 
 	handler *Handler
 	request *http.Request
+	slot    *slot
 	token   *heldToken
+	value   [1]string // of the header field, see injector.put
 
 	target target
 	header headerSnapshot
 	body   *recording // nil without a body, or with one that is not to be kept
 
+	again     bool // this is the second attempt, which is the last
 	answered  bool // a final status has come
-	held      bool // it is a rejection, and held back
-	status    int
-	rejection bytes.Buffer
+	rejection *rejection
 }
 
-// exchanges are used again: a ResponseWriter ends with the handler it was for.
-var exchanges = sync.Pool{New: func() any { return new(exchange) }}
+// rejection is an answer that is held back.
+type rejection struct {
+	verdict verdict
+	status  int
+	body    bytes.Buffer
+}
 
-// newExchange stands between the next handler and w.
-func newExchange(h *Handler, w http.ResponseWriter, r *http.Request, token *heldToken) *exchange {
-	x := exchanges.Get().(*exchange)
-	x.ResponseWriter, x.request, x.handler, x.token = w, r, h, token
+// begin makes x stand between the next handler and w.
+func (x *exchange) begin(w http.ResponseWriter, r *http.Request) {
+	x.ResponseWriter, x.request = w, r
 	x.target = targetOf(r)
 	x.header.take(w.Header())
-	if hasBody(r) && h.rules.replays(r) {
-		x.body = &recording{source: r.Body, limit: h.rules.bodyLimit}
+	if rules := &x.handler.rules; hasBody(r) && rules.replays(r) {
+		x.body = &recording{source: r.Body, limit: rules.bodyLimit}
 		r.Body = x.body.play()
 	}
-	return x
 }
 
 func hasBody(r *http.Request) bool {
 	return r.ContentLength != 0 && r.Body != nil && r.Body != http.NoBody
 }
 
-// end gives the request its own body back. It is not called when the next
-// handler panics: whatever still holds x then keeps it.
+// end gives the request its own body back.
 func (x *exchange) end() {
 	if x.body != nil {
 		x.request.Body = x.body.source
 	}
-	*x = exchange{}
-	exchanges.Put(x)
 }
 
 // replays reports whether the request can be sent again, as things stand.
@@ -194,27 +215,32 @@ func (x *exchange) rewind() bool {
 	return true
 }
 
-// replay sends the request again with a newer token, if there is one. Whatever
-// comes of it is the answer: it is not watched for another rejection. err is
-// what the next handler returned after the rejection.
+// replay sends the request again, with a newer token if there is one. Whatever
+// comes of it is the answer, be it another rejection. err is what the next
+// handler returned after the first one.
 func (x *exchange) replay(next caddyhttp.Handler, err error) error {
 	if err != nil { // the rejection is cut short: leave it to the error routes
 		x.header.restore(x.Header())
 		return err
 	}
-	newer := x.handler.live.cache.slot.replace(x.request.Context(), x.token)
-	if newer == nil || !x.rewind() {
+	token := x.token
+	if x.rejection.verdict == rejected {
+		token = x.slot.replace(x.request.Context(), x.token)
+	}
+	if token == nil || !x.rewind() {
 		return x.release()
 	}
-	x.handler.injector.put(x.request, newer)
-	return next.ServeHTTP(x.ResponseWriter, x.request)
+	x.again, x.answered, x.rejection = true, false, nil
+	x.handler.injector.put(x.request, token, &x.value)
+	return next.ServeHTTP(x, x.request)
 }
 
 // release passes the rejection on that was held back.
 func (x *exchange) release() error {
-	x.held = false
-	x.ResponseWriter.WriteHeader(x.status)
-	_, err := x.rejection.WriteTo(x.ResponseWriter)
+	held := x.rejection
+	x.rejection = nil
+	x.ResponseWriter.WriteHeader(held.status)
+	_, err := held.body.WriteTo(x.ResponseWriter)
 	return err
 }
 
@@ -225,27 +251,45 @@ func (x *exchange) WriteHeader(status int) {
 	}
 	if status >= 200 { // 1xx answers are not final and pass
 		x.answered = true
-		if x.handler.rules.rejects(status, x.Header()) {
-			if x.held = x.replays(); x.held {
-				x.status = status
-				return
-			}
-			x.handler.live.cache.slot.reject(x.token)
+		x.handler.injector.prover.note(x.Header())
+		if x.judge(status); x.rejection != nil {
+			return
 		}
 	}
 	x.ResponseWriter.WriteHeader(status)
 }
 
+// judge decides whether a final answer is held back.
+func (x *exchange) judge(status int) {
+	if x.again {
+		return
+	}
+	switch verdict := x.handler.rules.judge(status, x.Header()); {
+	case verdict == accepted:
+	case x.replays():
+		x.rejection = &rejection{verdict: verdict, status: status}
+	default:
+		x.replaceLater(verdict)
+	}
+}
+
+// replaceLater has a rejected token replaced for the next request.
+func (x *exchange) replaceLater(v verdict) {
+	if v == rejected {
+		x.slot.reject(x.token)
+	}
+}
+
 // Write implements http.ResponseWriter.
 func (x *exchange) Write(p []byte) (int, error) {
 	x.WriteHeader(http.StatusOK)
-	if !x.held {
+	if x.rejection == nil {
 		return x.ResponseWriter.Write(p)
 	}
-	if x.rejection.Len()+len(p) <= maxRejection {
-		return x.rejection.Write(p)
+	if x.rejection.body.Len()+len(p) <= maxRejection {
+		return x.rejection.body.Write(p)
 	}
-	x.handler.live.cache.slot.reject(x.token)
+	x.replaceLater(x.rejection.verdict)
 	if err := x.release(); err != nil {
 		return 0, err
 	}
@@ -255,7 +299,7 @@ func (x *exchange) Write(p []byte) (int, error) {
 // ReadFrom implements io.ReaderFrom.
 func (x *exchange) ReadFrom(r io.Reader) (int64, error) {
 	x.WriteHeader(http.StatusOK)
-	if x.held {
+	if x.rejection != nil {
 		return io.Copy(writerOnly{x}, r)
 	}
 	return x.ResponseWriterWrapper.ReadFrom(r)
@@ -268,7 +312,7 @@ type writerOnly struct{ io.Writer }
 // flushed while a rejection is held back.
 func (x *exchange) FlushError() error {
 	x.WriteHeader(http.StatusOK)
-	if x.held {
+	if x.rejection != nil {
 		return nil
 	}
 	return http.NewResponseController(x.ResponseWriter).Flush() //nolint:bodyclose
@@ -277,23 +321,23 @@ func (x *exchange) FlushError() error {
 // target is the part of a request that handlers behind this one rewrite in
 // place, as handle_path does.
 type target struct {
-	method, uri, host string
-	url               url.URL
+	method, uri, host       string
+	path, rawPath, rawQuery string
 }
 
 func targetOf(r *http.Request) target {
-	return target{method: r.Method, uri: r.RequestURI, host: r.Host, url: *r.URL}
+	return target{r.Method, r.RequestURI, r.Host, r.URL.Path, r.URL.RawPath, r.URL.RawQuery}
 }
 
 func (t *target) restore(r *http.Request) {
 	r.Method, r.RequestURI, r.Host = t.method, t.uri, t.host
-	*r.URL = t.url
+	r.URL.Path, r.URL.RawPath, r.URL.RawQuery = t.path, t.rawPath, t.rawQuery
 }
 
 // headerSnapshot remembers a response header. At this point it has a field or
-// two, which need no map.
+// two, most often, which need no map.
 type headerSnapshot struct {
-	few  [4]headerField
+	few  [2]headerField // Server and Alt-Svc
 	n    int
 	more http.Header
 }

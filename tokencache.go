@@ -44,11 +44,18 @@ const (
 // fetcher makes one token request. It belongs to a config; the cache borrows it.
 type fetcher interface {
 	// fetch returns a token, and what the grant wants to remember for the next
-	// fetch. It gets what the last successful one returned.
-	fetch(ctx context.Context, memory any) (token *tokenendpoint.Token, remember any, err error)
+	// fetch of the same token.
+	fetch(ctx context.Context, job job) (token *tokenendpoint.Token, remember any, err error)
 
 	// report is told how each fetch went.
 	report(outcome)
+}
+
+// job is what a fetch has to know beside the client's settings.
+type job struct {
+	inputs []string             // what the account's requests contribute; nil without accounts
+	memory any                  // what the last successful fetch wanted to remember
+	held   *tokenendpoint.Token // the token in hand, nil if there is none
 }
 
 // outcome is what there is to say about one finished fetch.
@@ -58,7 +65,8 @@ type outcome struct {
 	retryIn  time.Duration // until the next attempt may be made
 	lifeLeft time.Duration // of the token in hand; 0 if there is none to use
 	renewIn  time.Duration // until the token is renewed
-	first    bool          // the first token since the cache came to be
+	first    bool          // the first token since the slot came to be
+	account  string        // a short name for the account, which tells nothing about it
 }
 
 // lifeSettings are the durations that shape a token's life.
@@ -77,13 +85,15 @@ type tokenCache struct {
 	mu       sync.Mutex
 	fetchers []fetcher // of the configs that use the cache, the newest last
 
-	slot slot
+	slot     slot      // of the client without accounts
+	accounts *accounts // of a client with accounts
+	session  session   // kept here for the fetchers; the cache does not look into it
 }
 
 // openCache returns the cache for key, and counts its user until closeCache.
-func openCache(key string, life lifeSettings, f fetcher) (*tokenCache, error) {
+func openCache(key string, life lifeSettings, maxAccounts int, f fetcher) (*tokenCache, error) {
 	value, _, err := caches.LoadOrNew(key, func() (caddy.Destructor, error) {
-		return newTokenCache(life), nil
+		return newTokenCache(life, maxAccounts), nil
 	})
 	if err != nil {
 		return nil, err
@@ -104,10 +114,11 @@ func closeCache(key string, c *tokenCache, f fetcher) error {
 	return err
 }
 
-func newTokenCache(life lifeSettings) *tokenCache {
+func newTokenCache(life lifeSettings, maxAccounts int) *tokenCache {
 	c := &tokenCache{life: life}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	c.slot.cache = c
+	c.accounts = newAccounts(c, maxAccounts)
 	return c
 }
 
@@ -115,6 +126,7 @@ func newTokenCache(life lifeSettings) *tokenCache {
 func (c *tokenCache) Destruct() error {
 	c.cancel()
 	c.slot.stop()
+	c.accounts.stop()
 	return nil
 }
 
@@ -156,7 +168,7 @@ func (l lifeSettings) hold(token *tokenendpoint.Token) *heldToken {
 	}
 	margin := min(marginMax, life/10)
 	ahead := max(l.refreshAhead.of(life), margin)
-	ahead += rand.N(ahead/10 + 1) // so that instances do not renew together
+	ahead += rand.N(min(ahead, life-ahead)/10 + 1) // so that instances do not renew together
 
 	expires := token.RequestedAt.Add(life)
 	return &heldToken{
@@ -206,8 +218,9 @@ func reached(t, now time.Time) bool {
 // A failed fetch changes nothing about the token in hand. It sets failure, and
 // until the timer tries again, requests that have no token left fail at once.
 type slot struct {
-	cache *tokenCache
-	held  atomic.Pointer[heldToken]
+	cache   *tokenCache
+	account *account // nil for the client's only slot
+	held    atomic.Pointer[heldToken]
 
 	mu       sync.Mutex
 	memory   any         // what the grant remembers
@@ -217,12 +230,15 @@ type slot struct {
 	failures int         // in a row
 	failure  error       // not nil: known to be failing, requests do not wait
 	wanted   bool        // a request asked since the last fetch began
+	stopped  bool        // no timer any more
 	rejected time.Time   // when a rejection last led to a fetch
 }
 
-// flight is a fetch in progress; done closes when it has ended either way.
+// flight is a fetch in progress. done closes when it has ended either way; held
+// is set by then if it brought a token.
 type flight struct {
 	done chan struct{}
+	held *heldToken
 }
 
 // backoffError is the failure of requests for which there is no token until
@@ -283,14 +299,20 @@ func (s *slot) await(ctx context.Context, f *flight, held *heldToken) (*heldToke
 	}
 	select {
 	case <-f.done:
+		if f.held != nil {
+			held = f.held
+		}
 	case <-enough:
+		if held.phase(time.Now()) == absent { // the machine was suspended
+			return s.await(ctx, f, nil)
+		}
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
 	now := time.Now()
-	if newest := s.held.Load(); newest.phase(now) != absent {
-		newest.markUsed()
-		return newest, nil
+	if held.phase(now) != absent {
+		held.markUsed()
+		return held, nil
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -354,13 +376,15 @@ func (s *slot) replace(ctx context.Context, t *heldToken) *heldToken {
 	return newest
 }
 
-// warm fetches the first token, unless there is one or a reason to wait.
-func (s *slot) warm() {
+// warm fetches the first token, unless there is one or a reason to wait. It
+// returns the fetch, nil if there is none.
+func (s *slot) warm() *flight {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.held.Load().phase(time.Now()) == absent && s.failure == nil {
-		s.fetchNow()
+		return s.fetchNow()
 	}
+	return nil
 }
 
 // fetchNow starts a fetch, or returns the one in progress. s.mu is held.
@@ -373,19 +397,29 @@ func (s *slot) fetchNow() *flight {
 	}
 	s.wanted = false
 	s.flight = &flight{done: make(chan struct{})}
-	go s.fly(s.flight, s.memory)
+	next := job{inputs: s.account.inputs(), memory: s.memory}
+	if held := s.held.Load(); held != nil {
+		next.held = held.Token
+	}
+	go s.fly(s.flight, next)
 	return s.flight
 }
 
 // fly makes the fetch. It belongs to no request: its context is the cache's.
-func (s *slot) fly(f *flight, memory any) {
+func (s *slot) fly(f *flight, job job) {
 	source := s.cache.fetcher()
 	if source == nil { // the last config is going
 		s.land(f, nil, nil, context.Canceled)
 		return
 	}
-	token, remember, err := source.fetch(s.cache.ctx, memory)
+	token, remember, err := source.fetch(s.cache.ctx, job)
 	o := s.land(f, token, remember, err)
+	if s.account != nil {
+		o.account = s.account.name()
+		if o.err == nil {
+			s.cache.accounts.prove(s.account)
+		}
+	}
 	if s.cache.ctx.Err() == nil {
 		source.report(o)
 	}
@@ -402,7 +436,11 @@ func (s *slot) land(f *flight, token *tokenendpoint.Token, remember any, err err
 		return s.fail(err)
 	}
 	s.memory = remember
-	return s.keep(token)
+	o := s.keep(token)
+	if o.err == nil {
+		f.held = s.held.Load()
+	}
+	return o
 }
 
 // keep takes a fetched token into use. s.mu is held.
@@ -458,7 +496,7 @@ func (s *slot) schedule(due time.Time) {
 		s.timer.Stop()
 	}
 	s.due = due
-	if s.cache.ctx.Err() == nil {
+	if !s.stopped {
 		s.timer = time.AfterFunc(time.Until(due), s.onTimer)
 	}
 }
@@ -468,22 +506,54 @@ func (s *slot) schedule(due time.Time) {
 // finds out for itself how things are. It does not start from the beginning,
 // though: failures still counts, so a server in trouble is spared as before.
 func (s *slot) onTimer() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if !reached(s.due, time.Now()) {
-		return // stopped too late: it has been set anew
+	if s.idle() && s.account != nil {
+		s.cache.accounts.drop(s.account)
 	}
-	if held := s.held.Load(); s.wanted || held != nil && held.used.Load() {
-		s.fetchNow()
-		return
-	}
-	s.failure = nil
 }
 
-// stop ends the timer for good; the cache's context has ended.
+// idle starts a fetch if there is demand for one. It reports whether the slot
+// holds nothing that is worth keeping.
+func (s *slot) idle() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := time.Now()
+	if !reached(s.due, now) || s.stopped {
+		return false // stopped too late: it has been set anew
+	}
+	held := s.held.Load()
+	if s.wanted || held != nil && held.used.Load() {
+		s.fetchNow()
+		return false
+	}
+	failing := s.failure != nil
+	s.failure = nil
+	switch {
+	case held.phase(now) != absent:
+		s.schedule(held.expires)
+		return false
+	case failing: // remember failures for a while, so that the next one waits longer
+		s.schedule(now.Add(backoffMax))
+		return false
+	}
+	return true
+}
+
+// forget lets the token go as well: the runtime may hold a stopped timer for a
+// while, and the timer holds the slot.
+func (s *slot) forget() {
+	s.stop()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.held.Store(nil)
+	s.memory = nil
+}
+
+// stop ends the timer for good. Requests that are still on their way may use
+// the token.
 func (s *slot) stop() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.stopped = true
 	if s.timer != nil {
 		s.timer.Stop()
 	}

@@ -1,9 +1,7 @@
 package upstreamoauth2
 
 import (
-	"errors"
 	"fmt"
-	"os"
 	"regexp"
 	"strconv"
 	"strings"
@@ -35,57 +33,6 @@ func (c Credential) String() string {
 		return "[redacted]"
 	}
 	return string(c)
-}
-
-// filePlaceholder finds what {file.*} placeholders name.
-var filePlaceholder = regexp.MustCompile(`\{file\.([^{}]+)\}`)
-
-// expand resolves the placeholders in value. An unset or empty one is an error
-// that names it, as an empty credential is never meant. Braces that are no
-// placeholder are kept: they may belong to a secret.
-func expand(repl *caddy.Replacer, value string) (string, error) {
-	if !strings.Contains(value, "{") {
-		return value, nil
-	}
-	if strings.Contains(value, "{http.request.uri.path.file.") {
-		return "", errors.New("a {file.*} placeholder without a slash is short for a part of the request path: write an absolute path, such as {file./run/secrets/partner}")
-	}
-	if strings.Contains(value, "{http.") {
-		return "", errors.New("it holds a placeholder that differs from request to request, but the token is one for all of them: use {env.*} or {file.*}")
-	}
-	for _, match := range filePlaceholder.FindAllStringSubmatch(value, -1) {
-		f, err := os.Open(match[1])
-		if err != nil {
-			return "", fmt.Errorf("cannot read the secret file: %w", err)
-		}
-		_ = f.Close()
-	}
-	if wholePlaceholder.MatchString(value) {
-		if _, known := repl.Get(strings.Trim(value, "{}")); !known {
-			return "", fmt.Errorf("%s is not a placeholder that is known here: use {env.*} or {file.*}", value)
-		}
-	}
-	out, err := repl.ReplaceOrErr(value, true, false)
-	if err != nil {
-		return "", emptyPlaceholder(value)
-	}
-	return out, nil
-}
-
-// errNotSet marks a placeholder for an environment variable that does not
-// exist, and so will not while the process runs.
-var errNotSet = errors.New("set it for the Caddy process")
-
-// emptyPlaceholder says which placeholder in value came out empty, and why.
-func emptyPlaceholder(value string) error {
-	if _, name, ok := strings.Cut(value, "{env."); ok {
-		name, _, _ = strings.Cut(name, "}")
-		if _, set := os.LookupEnv(name); !set {
-			return fmt.Errorf("the environment variable %s is not set: %w", name, errNotSet)
-		}
-		return fmt.Errorf("the environment variable %s is empty", name)
-	}
-	return fmt.Errorf("%s is empty", Credential(value))
 }
 
 // ahead is how long before its expiry a token is renewed: a part of its life,

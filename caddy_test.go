@@ -1,0 +1,333 @@
+package upstreamoauth2
+
+import (
+	"fmt"
+	"net/http"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+)
+
+// TestThousandFirstRequestsCostOneTokenRequest: all of them find no token, and
+// share the one that is on its way.
+func TestThousandFirstRequestsCostOneTokenRequest(t *testing.T) {
+	const requests = 1000
+	auth, api := newAuthServer(t), newAPIServer(t)
+	allIn := make(chan bool)
+	auth.answers(func(w http.ResponseWriter, r tokenRequest) {
+		select {
+		case <-allIn:
+		case <-r.Context().Done():
+		}
+		issue(w, fmt.Sprintf("access-token-%d", r.number), time.Hour)
+	})
+	proxy := runCaddy(t, tracing+partnerSite)
+
+	var wg sync.WaitGroup
+	failed := make(chan string, requests)
+	for range requests {
+		wg.Go(func() {
+			if answer, err := proxy.try(http.MethodGet, os.Getenv("SITE"), "/", nil); err != nil || answer.status != http.StatusOK {
+				failed <- fmt.Sprint(answer, err)
+			}
+		})
+	}
+	eventually(t, "all requests came in", func() bool { return proxy.entered() == requests })
+	close(allIn)
+	wg.Wait()
+
+	if n := len(failed); n > 0 {
+		t.Errorf("%d requests failed, the first with %s", n, <-failed)
+	}
+	if n := auth.count(); n != 1 {
+		t.Errorf("%d token requests, want 1", n)
+	}
+	for _, r := range api.seen() {
+		if got := r.header.Get("Authorization"); got != "Bearer access-token-1" {
+			t.Fatalf("a request reached the API with Authorization %q", got)
+		}
+	}
+}
+
+// TestEqualClientsShareOneToken, however they are written and wherever the
+// token goes.
+func TestEqualClientsShareOneToken(t *testing.T) {
+	const client = `{
+		token_endpoint {$TOKEN_ENDPOINT}
+		client_id      partner-id
+		client_secret  {env.PARTNER_SECRET}
+		scope          read write
+	}`
+	tests := []struct {
+		name      string
+		caddyfile string
+	}{
+		{"two sites with the same lines", `
+			http://{$SITE} {
+				upstream_oauth2 ` + client + `
+				reverse_proxy {$API}
+			}
+			http://{$OTHER_SITE} {
+				upstream_oauth2 ` + client + `
+				reverse_proxy {$API}
+			}`},
+		{"two sites that refer to one client", `{
+				upstream_oauth2 {
+					client partner ` + client + `
+				}
+			}
+			http://{$SITE} {
+				upstream_oauth2 partner
+				reverse_proxy {$API}
+			}
+			http://{$OTHER_SITE} {
+				upstream_oauth2 partner
+				reverse_proxy {$API}
+			}`},
+		{"two names", `
+			http://{$SITE} {
+				upstream_oauth2 one ` + client + `
+				reverse_proxy {$API}
+			}
+			http://{$OTHER_SITE} {
+				upstream_oauth2 other ` + client + `
+				reverse_proxy {$API}
+			}`},
+		{"one name twice, with the same lines", `
+			http://{$SITE} {
+				upstream_oauth2 partner ` + client + `
+				reverse_proxy {$API}
+			}
+			http://{$OTHER_SITE} {
+				upstream_oauth2 partner ` + client + `
+				reverse_proxy {$API}
+			}`},
+		{"two places for the token", `
+			http://{$SITE} {
+				upstream_oauth2 ` + client + `
+				reverse_proxy {$API}
+			}
+			http://{$OTHER_SITE} {
+				upstream_oauth2 ` + strings.Replace(client, "scope", "inject header X-Token\nscope", 1) + `
+				reverse_proxy {$API}
+			}`},
+		{"the secret from two places", `
+			http://{$SITE} {
+				upstream_oauth2 ` + client + `
+				reverse_proxy {$API}
+			}
+			http://{$OTHER_SITE} {
+				upstream_oauth2 ` + strings.Replace(client, "{env.PARTNER_SECRET}", "partner-secret", 1) + `
+				reverse_proxy {$API}
+			}`},
+		{"two routes of one site", `
+			http://{$SITE}, http://{$OTHER_SITE} {
+				handle /a/* {
+					upstream_oauth2 ` + client + `
+					reverse_proxy {$API}
+				}
+				handle {
+					upstream_oauth2 ` + client + `
+					reverse_proxy {$API}
+				}
+			}`},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			t.Setenv("PARTNER_SECRET", "partner-secret")
+			auth, api := newAuthServer(t), newAPIServer(t)
+			proxy := runCaddy(t, test.caddyfile)
+
+			for _, site := range []string{os.Getenv("SITE"), os.Getenv("OTHER_SITE")} {
+				for _, path := range []string{"/a/", "/b/"} {
+					proxy.send(http.MethodGet, site, path, nil)
+					if got := fmt.Sprint(api.last(t).header); !strings.Contains(got, "access-token-1") {
+						t.Errorf("%s%s goes upstream with %v", site, path, got)
+					}
+				}
+			}
+			if n := auth.count(); n != 1 {
+				t.Errorf("%d token requests, want 1", n)
+			}
+		})
+	}
+}
+
+// TestUnequalClientsShareNothing: whatever a token depends on keeps it apart.
+func TestUnequalClientsShareNothing(t *testing.T) {
+	for option, value := range map[string]string{
+		"token_endpoint": "{$TOKEN_ENDPOINT}?tenant=other",
+		"client_id":      "other-id",
+		"client_secret":  "other-secret",
+		"client_auth":    "client_secret_basic_raw",
+		"grant":          "account_credentials",
+		"scope":          "other",
+		"audience":       "other",
+		"resource":       "https://other.example",
+		"token_param":    "account_id other",
+		"token_header":   "X-Tenant other",
+	} {
+		t.Run(option, func(t *testing.T) {
+			auth, api := newAuthServer(t), newAPIServer(t)
+			lines := map[string]string{
+				"token_endpoint": "{$TOKEN_ENDPOINT}",
+				"client_id":      "partner-id",
+				"client_secret":  "partner-secret",
+			}
+			lines[option] = value
+			var other strings.Builder
+			for option, value := range lines {
+				fmt.Fprintf(&other, "\t\t%s %s\n", option, value)
+			}
+			proxy := runCaddy(t, partnerSite+`
+http://{$OTHER_SITE} {
+	upstream_oauth2 {
+`+other.String()+`
+	}
+	reverse_proxy {$API}
+}`)
+			proxy.send(http.MethodGet, os.Getenv("SITE"), "/", nil)
+			one := api.lastAuthorization(t)
+			proxy.send(http.MethodGet, os.Getenv("OTHER_SITE"), "/", nil)
+			two := api.lastAuthorization(t)
+
+			if one == two || auth.count() != 2 {
+				t.Errorf("both go upstream with %q, after %d token requests", one, auth.count())
+			}
+		})
+	}
+}
+
+// TestFirstTokensAreFetchedAtStart: a wrong secret shows in the log before
+// anybody needs the token, also of a client that no site uses yet.
+func TestFirstTokensAreFetchedAtStart(t *testing.T) {
+	auth := newAuthServer(t)
+	auth.answers(func(w http.ResponseWriter, r tokenRequest) {
+		if id, _, _ := r.BasicAuth(); id == "wrong" {
+			say(w, http.StatusUnauthorized, `{"error":"invalid_client"}`)
+			return
+		}
+		issue(w, "access-token", time.Hour)
+	})
+	proxy := runCaddy(t, `{
+	upstream_oauth2 {
+		client right {
+			token_endpoint {$TOKEN_ENDPOINT}
+			client_id      right
+			client_secret  secret
+		}
+		client wrong {
+			token_endpoint {$TOKEN_ENDPOINT}
+			client_id      wrong
+			client_secret  secret
+		}
+	}
+}`)
+	eventually(t, "the log told of both", func() bool {
+		right, ok := proxy.logged("first token obtained")
+		wrong, failed := proxy.logged("token request failed; requests are answered without going upstream")
+		return ok && failed &&
+			right["client"] == "right" && right["level"] == "info" &&
+			wrong["client"] == "wrong" && wrong["level"] == "error" && wrong["oauth_error"] == "invalid_client" &&
+			wrong["next_attempt_in"] != nil
+	})
+}
+
+// TestTokenEndpointMayBeASiteOfTheSameCaddy, and still the first token is
+// fetched at start.
+func TestTokenEndpointMayBeASiteOfTheSameCaddy(t *testing.T) {
+	api := newAPIServer(t)
+	t.Setenv("TOKEN_ENDPOINT", "http://{$OTHER_SITE}/token")
+	proxy := runCaddy(t, strings.ReplaceAll(partnerSite, "{$TOKEN_ENDPOINT}", "http://{$OTHER_SITE}/token")+`
+http://{$OTHER_SITE} {
+	respond /token `+"`"+`{"access_token":"from-the-same-caddy","expires_in":3600}`+"`"+`
+}`)
+	eventually(t, "the first token was there", func() bool {
+		_, ok := proxy.logged("first token obtained")
+		return ok
+	})
+	if _, failed := proxy.logged("token request failed; requests are answered without going upstream"); failed {
+		t.Error("a token request failed first")
+	}
+	proxy.want(http.StatusOK)
+	if got := api.lastAuthorization(t); got != "Bearer from-the-same-caddy" {
+		t.Errorf("Authorization is %q", got)
+	}
+}
+
+// TestAdaptAndValidateMakeNoTokenRequest: configs are checked where the
+// credentials work, and where they do not.
+func TestAdaptAndValidateMakeNoTokenRequest(t *testing.T) {
+	auth := newAuthServer(t)
+	newAPIServer(t)
+	proxy := runCaddy(t, `http://{$SITE}`)
+
+	for range 5 {
+		if err := validateCaddyfile(partnerSite); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := auth.count(); n != 0 {
+		t.Errorf("%d token requests", n)
+	}
+
+	// A fetch that validation had begun behind our back would show by now, or
+	// have left its token.
+	proxy.reload(partnerSite)
+	proxy.want(http.StatusOK)
+	if n := auth.count(); n != 1 {
+		t.Errorf("%d token requests for one token", n)
+	}
+}
+
+// TestStoppedCaddyLeavesNothingBehind: no timers, no tokens; also after a
+// config that was refused half-way.
+func TestStoppedCaddyLeavesNothingBehind(t *testing.T) {
+	newAuthServer(t)
+	newAPIServer(t)
+	proxy := runCaddy(t, partnerSite)
+	proxy.want(http.StatusOK)
+	before := openCaches()
+
+	half := `
+http://{$OTHER_SITE} {
+	upstream_oauth2 {
+		token_endpoint {$TOKEN_ENDPOINT}
+		client_id      other-id
+		client_secret  other-secret
+	}
+	upstream_oauth2 not-defined
+}`
+	config, _, err := adaptCaddyfile(inSurroundings(partnerSite + half))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := caddy.Load(config, true); err == nil || !strings.Contains(err.Error(), `there is no client "not-defined"`) {
+		t.Fatalf("the refused config loads: %v", err)
+	}
+	if n := openCaches(); n != before {
+		t.Errorf("%d caches are open after a refused config, and %d were before", n, before)
+	}
+	proxy.want(http.StatusOK)
+
+	if err := caddy.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	if n := openCaches(); n != before-1 {
+		t.Errorf("%d caches are open when Caddy has stopped, want %d", n, before-1)
+	}
+}
+
+// openCaches counts the clients that some config uses.
+func openCaches() int {
+	n := 0
+	caches.Range(func(_, _ any) bool {
+		n++
+		return true
+	})
+	return n
+}

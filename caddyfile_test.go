@@ -1,0 +1,520 @@
+package upstreamoauth2
+
+import (
+	"encoding/json"
+	stdflag "flag"
+	"maps"
+	"os"
+	"path/filepath"
+	"reflect"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+)
+
+var update = stdflag.Bool("update", false, "write the JSON in testdata/adapt anew")
+
+// goldenSeparator stands between the Caddyfile and the JSON it adapts to.
+const goldenSeparator = "----------\n"
+
+// TestAdapt compares what the Caddyfiles in testdata/adapt adapt to. Each has
+// to be formatted as "caddy fmt" does it, and the JSON has to load.
+func TestAdapt(t *testing.T) {
+	for _, file := range goldenFiles(t) {
+		t.Run(strings.TrimSuffix(filepath.Base(file), ".txt"), func(t *testing.T) {
+			t.Setenv("PARTNER_SECRET", "secret")
+			input, want, _ := strings.Cut(readFile(t, file), goldenSeparator)
+
+			config, warnings, err := adaptCaddyfile(input)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, warning := range warnings {
+				t.Errorf("line %d: %s", warning.Line, warning.Message)
+			}
+			got := indented(t, config) + "\n"
+			if *update {
+				if err := os.WriteFile(file, []byte(input+goldenSeparator+got), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			} else if got != want {
+				t.Errorf("it adapts to\n%s\nwant\n%s", got, want)
+			}
+
+			var c *caddy.Config
+			if err := caddy.StrictUnmarshalJSON(config, &c); err != nil {
+				t.Fatal(err)
+			}
+			if err := caddy.Validate(c); err != nil {
+				t.Errorf("the JSON does not load: %v", err)
+			}
+		})
+	}
+}
+
+// TestCaddyfileAndJSONAreAtParity: whatever can be written in JSON has a line
+// of the same name, and every line is in testdata/adapt.
+func TestCaddyfileAndJSONAreAtParity(t *testing.T) {
+	var caddyfiles, configs strings.Builder
+	for _, file := range goldenFiles(t) {
+		input, config, _ := strings.Cut(readFile(t, file), goldenSeparator)
+		caddyfiles.WriteString(input)
+		configs.WriteString(config)
+	}
+	for name := range options {
+		if !regexp.MustCompile(`(?m)^\s*` + name + `\b`).MatchString(caddyfiles.String()) {
+			t.Errorf("no Caddyfile in testdata/adapt has the line %s", name)
+		}
+	}
+	for _, config := range []any{App{}, Handler{}, Client{}, ClientAuth{}, Grant{}, Inject{}, Replay{}, DPoP{}} {
+		for field := range reflect.TypeOf(config).Fields() {
+			name, _, _ := strings.Cut(field.Tag.Get("json"), ",")
+			if name != "" && !strings.Contains(configs.String(), `"`+name+`":`) {
+				t.Errorf("no Caddyfile in testdata/adapt leads to the field %q of %T", name, config)
+			}
+		}
+	}
+	for field := range reflect.TypeFor[Client]().Fields() {
+		name, _, _ := strings.Cut(field.Tag.Get("json"), ",")
+		if _, ok := options[name]; !ok {
+			t.Errorf("the JSON field %q has no line of that name", name)
+		}
+	}
+}
+
+func goldenFiles(t testing.TB) []string {
+	t.Helper()
+	files, err := filepath.Glob("testdata/adapt/*.txt")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no files in testdata/adapt: %v", err)
+	}
+	return files
+}
+
+func readFile(t testing.TB, path string) string {
+	t.Helper()
+	content, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(content)
+}
+
+// blockWith is a Caddyfile whose line 6 and those behind it are the given ones.
+func blockWith(lines string) string {
+	return `http://localhost:8080 {
+	upstream_oauth2 partner {
+		token_endpoint https://auth.example/token
+		client_id partner-id
+		client_secret {env.PARTNER_SECRET}
+		` + lines + `
+	}
+}
+`
+}
+
+// globalWith is a Caddyfile with the given lines in the global option, from
+// line 3 on.
+func globalWith(lines string) string {
+	return "{\n\tupstream_oauth2 {\n" + lines + "\n\t}\n}\n"
+}
+
+const partnerClient = `client partner {
+	token_endpoint https://auth.example/token
+	client_id partner-id
+	client_secret {env.PARTNER_SECRET}
+}`
+
+// TestRefusedCaddyfiles: a mistake is refused with the place it is at and what
+// to write instead.
+func TestRefusedCaddyfiles(t *testing.T) {
+	const (
+		hopByHop  = "field never reaches the upstream, as it is for one connection only: use another, at Caddyfile:6"
+		duration  = "is not a duration longer than zero: write one such as 30s, 5m or 1h, at Caddyfile:6"
+		injectUse = "write 'inject header [<name> [<scheme>]] | query <name>', at Caddyfile:6"
+		aheadText = "must be a percentage of the token's life, such as 20%, or a duration, such as 5m, at Caddyfile:6"
+	)
+	tests := []struct {
+		name      string
+		caddyfile string
+		want      string
+	}{
+		// Lines that are not there.
+		{"a line of another plugin", blockWith("token_url https://auth.example"), `unknown option "token_url": write 'token_endpoint <url>', at Caddyfile:6`},
+		{"the plural", blockWith("scopes a b"), `unknown option "scopes": write 'scope <scope>...', at Caddyfile:6`},
+		{"the name of the form field", blockWith("grant_type password"), `unknown option "grant_type": write 'grant <type> [{ ... }]', at Caddyfile:6`},
+		{"a line nobody knows", blockWith("colour blue"), `unknown option "colour": there are ` + strings.Join(slices.Sorted(maps.Keys(options)), ", ") + `, at Caddyfile:6`},
+
+		// Arguments and blocks.
+		{"a missing argument", blockWith("scope"), `scope does not go with 0 arguments: write 'scope <scope>...', at Caddyfile:6`},
+		{"half of two arguments", blockWith("token_param tenant"), `token_param does not go with 1 arguments: write 'token_param <name> <value>', at Caddyfile:6`},
+		{"a surplus argument", blockWith("timeout 5s 6s"), `timeout does not go with 2 arguments: write 'timeout <duration>', at Caddyfile:6`},
+		{"an argument of a switch", blockWith("keep_existing yes"), `keep_existing does not go with 1 arguments: write 'keep_existing', at Caddyfile:6`},
+		{"another switch switched off", blockWith("allow_http off"), `allow_http does not go with 1 arguments: write 'allow_http', at Caddyfile:6`},
+		{"a block where none goes", blockWith("scope a {\n b\n}"), `scope takes no block here: write 'scope <scope>...', at Caddyfile:6`},
+		{"a block at client_auth", blockWith("client_auth client_secret_post {\n key x\n}"), `client_auth takes no block here: write 'client_auth <method> [{ ... }]', at Caddyfile:6`},
+		{"a line given twice", blockWith("client_id other"), `client_id is given twice, first in line 4: remove one, at Caddyfile:6`},
+		{"two secrets", blockWith("client_secret {env.OTHER_SECRET}"), `client_secret is given twice, first in line 5: remove one, at Caddyfile:6`},
+		{"two places for the token", blockWith("inject header X-A\ninject query b"), `inject is given twice, first in line 6: remove one, at Caddyfile:7`},
+		{"a form field given twice", blockWith("token_param a 1\ntoken_param a 2"), `a is given twice: a token request repeats no field (RFC 6749 section 3.2), at Caddyfile:7`},
+		{"a header field given twice in two cases", blockWith("token_header X-A 1\ntoken_header x-a 2"), `x-a is given twice: a token request repeats no field (RFC 6749 section 3.2), at Caddyfile:7`},
+
+		// Numbers and durations.
+		{"a duration that is none", blockWith("timeout soon"), `"soon" ` + duration},
+		{"a duration without a unit", blockWith("default_lifetime 3600"), `"3600" ` + duration},
+		{"no duration at all", blockWith("timeout 0s"), `"0s" ` + duration},
+		{"a negative duration", blockWith("default_lifetime -1h"), `"-1h" ` + duration},
+		{"too small a percentage", blockWith("refresh_ahead 0%"), `upstream_oauth2: refresh_ahead: "0%" must be between 1% and 90%, at Caddyfile:6`},
+		{"too large a percentage", blockWith("refresh_ahead 91%"), `upstream_oauth2: refresh_ahead: "91%" must be between 1% and 90%, at Caddyfile:6`},
+		{"a percentage without its sign", blockWith("refresh_ahead 20"), `upstream_oauth2: refresh_ahead: "20" ` + aheadText},
+		{"a negative refresh_ahead", blockWith("refresh_ahead -5m"), `upstream_oauth2: refresh_ahead: "-5m" ` + aheadText},
+		{"refresh_ahead in words", blockWith("refresh_ahead half"), `upstream_oauth2: refresh_ahead: "half" ` + aheadText},
+
+		// The client.
+		{"no token endpoint", "http://localhost {\n\tupstream_oauth2 {\n\t\tclient_id a\n\t}\n}\n", `upstream_oauth2: token_endpoint: is missing: write the URL that tokens are requested from, or the 'issuer' whose metadata tells it, at Caddyfile:2`},
+		{"no client id", "http://localhost {\n\tupstream_oauth2 {\n\t\ttoken_endpoint https://auth.example\n\t}\n}\n", `upstream_oauth2: client_id: is missing: write the client's identifier at the authorization server, at Caddyfile:2`},
+		{"no secret", "http://localhost {\n\tupstream_oauth2 {\n\t\ttoken_endpoint https://auth.example\n\t\tclient_id a\n\t}\n}\n", `upstream_oauth2: client_secret: is missing: write client_secret {env.NAME} or {file./absolute/path}, or another 'client_auth', such as 'none' for a public client, at Caddyfile:2`},
+		{"a secret beside none", blockWith("client_auth none"), `upstream_oauth2: client_secret: is never sent with 'client_auth none': remove one of the two, at Caddyfile:5`},
+		{"an unknown method", blockWith("client_auth basic"), `upstream_oauth2: client_auth: unknown method "basic": use one of client_secret_basic, client_secret_basic_raw, client_secret_post, client_secret_jwt, private_key_jwt, tls_client_auth, assertion_file, none, at Caddyfile:6`},
+
+		// The token request.
+		{"a form field with a line of its own", blockWith("token_param client_secret x"), `upstream_oauth2: token_param: the form field client_secret is set by 'client_secret': use that instead, at Caddyfile:6`},
+		{"the grant as a form field", blockWith("token_param grant_type x"), `upstream_oauth2: token_param: the form field grant_type is set by 'grant': use that instead, at Caddyfile:6`},
+		{"the refresh token as a form field", blockWith("token_param refresh_token x"), `upstream_oauth2: token_param: the form field refresh_token is set by 'grant refresh_token': use that instead, at Caddyfile:6`},
+		{"a header field name with a space", blockWith("token_header \"X A\" 1"), `upstream_oauth2: token_header: "X A" is not a header field name, at Caddyfile:6`},
+		{"a header field the request sets", blockWith("token_header content-type text/plain"), `upstream_oauth2: token_header: the Content-Type field is set by the request itself, at Caddyfile:6`},
+		{"Authorization beside the client's", blockWith("token_header Authorization x"), `upstream_oauth2: token_header: the Authorization field carries the client's credentials: write 'client_auth client_secret_post' or 'client_auth none' to use it otherwise, at Caddyfile:6`},
+		{"a scope with a quote", blockWith("scope `a\"b`"), `upstream_oauth2: scope: "a\"b" is not a scope: write them one by one, separated by spaces, without quotes (RFC 6749 section 3.3), at Caddyfile:6`},
+		{"a resource that is no URI", blockWith("resource api.example"), `upstream_oauth2: resource: "api.example" must be an absolute URI without a fragment, such as https://api.example.com (RFC 8707 section 2), at Caddyfile:6`},
+		{"a resource with a fragment", blockWith("resource https://a.example https://b.example/#c"), `upstream_oauth2: resource: "https://b.example/#c" must be an absolute URI without a fragment, such as https://api.example.com (RFC 8707 section 2), at Caddyfile:6`},
+		{"the refresh token is missing", blockWith("grant refresh_token"), `upstream_oauth2: grant: the first refresh token is missing: write 'grant refresh_token { refresh_token {file./absolute/path} }', at Caddyfile:6`},
+		{"the refresh token on the grant's line", blockWith("grant refresh_token {file./x}"), `grant does not go with 2 arguments: write 'grant <type> [{ ... }]', at Caddyfile:6`},
+		{"an unknown line of the grant", blockWith("grant refresh_token {\n token x\n}"), `grant refresh_token has no option "token": write refresh_token, at Caddyfile:7`},
+		{"two refresh tokens", blockWith("grant refresh_token {\n refresh_token {env.A}\n refresh_token {env.B}\n}"), `refresh_token is given twice: remove one, at Caddyfile:8`},
+		{"a refresh token for another grant", blockWith("grant client_credentials {\n refresh_token x\n}"), `grant client_credentials has no option "refresh_token": write further form fields as 'token_param <name> <value>', at Caddyfile:7`},
+		{"form fields in the grant's block", blockWith("grant account_credentials {\n account_id 7\n}"), `grant account_credentials has no option "account_id": write further form fields as 'token_param <name> <value>', at Caddyfile:7`},
+		{"another transport", blockWith("transport fastcgi"), `write 'transport http { ... }' with the options of reverse_proxy's http transport, at Caddyfile:6`},
+		{"no transport named", blockWith("transport {\n dial_timeout 1s\n}"), `write 'transport http { ... }' with the options of reverse_proxy's http transport, at Caddyfile:6`},
+		{"an unknown line of the transport", blockWith("transport http {\n proxy x\n}"), `unrecognized subdirective proxy, at Caddyfile:7`},
+
+		// Where the token goes, and what happens without one.
+		{"inject without a place", blockWith("inject"), `inject does not go with 0 arguments: ` + injectUse},
+		{"inject into a cookie", blockWith("inject cookie session"), injectUse},
+		{"inject into a query parameter without a name", blockWith("inject query"), injectUse},
+		{"a scheme in the query", blockWith("inject query token Bearer"), injectUse},
+		{"more than a scheme", blockWith("inject header Authorization Bearer x"), `inject does not go with 4 arguments: ` + injectUse},
+		{"a field that is dropped on the way", blockWith("inject header connection"), `upstream_oauth2: inject: the Connection ` + hopByHop},
+		{"another one", blockWith("inject header Proxy-Authorization Bearer"), `upstream_oauth2: inject: the Proxy-Authorization ` + hopByHop},
+		{"Host", blockWith("inject header Host"), `upstream_oauth2: inject: the Host ` + hopByHop},
+		{"a field name with a space", blockWith("inject header \"X A\""), `upstream_oauth2: inject: "X A" is not a header field name, at Caddyfile:6`},
+		{"a scheme that is none", blockWith("inject header Authorization \"a b\""), `upstream_oauth2: inject: "a b" is not an authentication scheme, at Caddyfile:6`},
+		{"on_error with a typing error", blockWith("on_error ignore"), `upstream_oauth2: on_error: must be 'reject' or 'pass', not "ignore", at Caddyfile:6`},
+
+		// The directive and the global option.
+		{"nothing at all", "http://localhost {\n\tupstream_oauth2\n}\n", `upstream_oauth2 needs a block that defines the client, or the name of one that is defined under the global option upstream_oauth2, at Caddyfile:2`},
+		{"two names", "http://localhost {\n\tupstream_oauth2 a b\n}\n", `unexpected "b": write 'upstream_oauth2 [<matcher>] [<name>] { ... }', at Caddyfile:2`},
+		{"a client without a name", globalWith("client {\n}"), `write 'client <name> { ... }', at Caddyfile:3`},
+		{"a client with two names", globalWith("client a b {\n}"), `write 'client <name> { ... }', at Caddyfile:3`},
+		{"a client without lines", globalWith("client a"), `upstream_oauth2: token_endpoint: is missing: write the URL that tokens are requested from, or the 'issuer' whose metadata tells it, at Caddyfile:3`},
+		{"a client defined twice", globalWith(partnerClient + "\n" + partnerClient), `client "partner" is defined twice: remove one, or give it another name, at Caddyfile:8`},
+		{"something else under the global option", globalWith("partner {\n}"), `unknown option "partner": clients are written as 'client <name> { ... }', at Caddyfile:3`},
+		{"an argument of the global option", "{\n\tupstream_oauth2 partner\n}\n", `unexpected "partner": write 'upstream_oauth2 { client <name> { ... } }', at Caddyfile:2`},
+		{"the global option twice", "{\n\tupstream_oauth2 {\n\t}\n\tupstream_oauth2 {\n\t}\n}\n", `the global option upstream_oauth2 is given twice: put all clients into one, at Caddyfile:4`},
+		{"a mistake in a named client", globalWith("client a {\n\ttoken_endpoint https://auth.example\n\tclient_id a\n\tclient_secret b\n\ton_error ignore\n}"), `upstream_oauth2: on_error: must be 'reject' or 'pass', not "ignore", at Caddyfile:7`},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			_, _, err := adaptCaddyfile(test.caddyfile)
+			if err == nil {
+				t.Fatal("it adapts")
+			}
+			if got := strings.TrimPrefix(err.Error(), "parsing caddyfile tokens for 'upstream_oauth2': "); got != test.want {
+				t.Errorf("the error is\n%s\nwant\n%s", got, test.want)
+			}
+		})
+	}
+}
+
+// TestRefusedEndpoints: credentials go there, so the URL is looked at twice.
+func TestRefusedEndpoints(t *testing.T) {
+	const notAbsolute = "must be an absolute URL, such as https://auth.example.com/oauth/token"
+	tests := []struct{ name, endpoint, want string }{
+		{"plain http off loopback", "http://auth.example/token", "must use https, as credentials go there: write https://, or 'allow_http' if the network in between is trusted"},
+		{"plain http in a private network", "http://192.168.1.1/token", "must use https, as credentials go there: write https://, or 'allow_http' if the network in between is trusted"},
+		{"plain http to what only looks like loopback", "http://localhost.example/token", "must use https, as credentials go there: write https://, or 'allow_http' if the network in between is trusted"},
+		{"a fragment", "https://auth.example/token#a", "must not have a fragment (RFC 6749 section 3.2)"},
+		{"an empty fragment", "https://auth.example/token#", "must not have a fragment (RFC 6749 section 3.2)"},
+		{"credentials", "https://partner:secret@auth.example/token", "must not hold credentials: use 'client_id' and 'client_secret'"},
+		{"no scheme", "auth.example/token", notAbsolute},
+		{"no host", "https:///token", notAbsolute},
+		{"a path alone", "/token", notAbsolute},
+		{"a port that is none", "https://auth.example:https/token", notAbsolute},
+		{"another scheme", "ftp://auth.example/token", "must be an https URL, not ftp:"},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			t.Setenv("PARTNER_SECRET", "secret")
+			err := validateCaddyfile(strings.Replace(blockWith(""), "https://auth.example/token", test.endpoint, 1))
+			want := "parsing caddyfile tokens for 'upstream_oauth2': upstream_oauth2: token_endpoint: " + test.want + ", at Caddyfile:3"
+			if err == nil || err.Error() != want {
+				t.Errorf("the error is\n%v\nwant\n%s", err, want)
+			}
+		})
+	}
+	for _, endpoint := range []string{"http://127.0.0.1:1/token", "http://127.9.9.9/token", "http://[::1]:1/token", "http://localhost:1/token", "http://auth.localhost/token", "https://auth.example:8443/token?a=b"} {
+		t.Run("but not "+endpoint, func(t *testing.T) {
+			t.Setenv("PARTNER_SECRET", "secret")
+			if err := validateCaddyfile(strings.Replace(blockWith(""), "https://auth.example/token", endpoint, 1)); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	t.Run("nor plain http with allow_http", func(t *testing.T) {
+		t.Setenv("PARTNER_SECRET", "secret")
+		if err := validateCaddyfile(strings.Replace(blockWith("allow_http"), "https://auth.example", "http://auth.example", 1)); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestRefusedByValidate: what shows only with the environment, or with all of
+// the config, is refused by "caddy validate".
+func TestRefusedByValidate(t *testing.T) {
+	site := func(block string) string { return "http://localhost:8080 {\n" + block + "\n}\n" }
+	tests := []struct {
+		name      string
+		caddyfile string
+		want      string
+	}{
+		{
+			"an unset environment variable as secret",
+			strings.Replace(blockWith(""), "PARTNER_SECRET", "NOT_SET", 1),
+			`client "partner": client_secret: the environment variable NOT_SET is not set: set it for the Caddy process`,
+		},
+		{
+			"an unset environment variable inside a value",
+			blockWith("audience https://{env.NOT_SET}/"),
+			`client "partner": audience: the environment variable NOT_SET is not set: set it for the Caddy process`,
+		},
+		{
+			"an unset environment variable as form field",
+			blockWith("token_param tenant {env.NOT_SET}"),
+			`client "partner": token_param: the environment variable NOT_SET is not set: set it for the Caddy process`,
+		},
+		{
+			"an unset environment variable as refresh token",
+			blockWith("grant refresh_token {\nrefresh_token {env.NOT_SET}\n}"),
+			`client "partner": refresh_token: the environment variable NOT_SET is not set: set it for the Caddy process`,
+		},
+		{
+			"an endpoint that comes from the environment",
+			strings.Replace(blockWith(""), "https://auth.example/token", "{env.HTTP_ENDPOINT}", 1),
+			`client "partner": token_endpoint: must use https, as credentials go there: write https://, or 'allow_http' if the network in between is trusted`,
+		},
+		{
+			"an endpoint that comes from the request",
+			strings.Replace(blockWith(""), "auth.example", "{http.request.host}", 1),
+			`client "partner": token_endpoint: it holds a placeholder that differs from request to request, which is allowed in account, actor_token, assertion, audience, claim, resource, scope, subject, subject_token, token_param only: use {env.*} or {file.*}`,
+		},
+		{
+			"a reference to nothing",
+			site("upstream_oauth2 partner"),
+			`there is no client "partner" (none is defined): define it with 'client partner { ... }' under the global option upstream_oauth2, or give the directive a block`,
+		},
+		{
+			"a reference with a typing error",
+			globalWith(partnerClient) + site("upstream_oauth2 parnter"),
+			`there is no client "parnter" (defined: partner): define it with 'client parnter { ... }' under the global option upstream_oauth2, or give the directive a block`,
+		},
+		{
+			"one name for two definitions",
+			blockWith("") + strings.Replace(blockWith("scope more"), "8080", "8081", 1),
+			`client "partner" is defined twice, and not alike: define it once, under the global option upstream_oauth2, and refer to it by 'upstream_oauth2 partner'`,
+		},
+		{
+			"a name that is defined globally and in place",
+			globalWith(partnerClient) + blockWith("scope more"),
+			`client "partner" is defined twice, and not alike: define it once, under the global option upstream_oauth2, and refer to it by 'upstream_oauth2 partner'`,
+		},
+		{
+			"a mistake in a client without a name",
+			strings.Replace(strings.Replace(blockWith(""), "PARTNER_SECRET", "NOT_SET", 1), "upstream_oauth2 partner {", "upstream_oauth2 {", 1),
+			`client "auth.example partner-id": client_secret: the environment variable NOT_SET is not set: set it for the Caddy process`,
+		},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			t.Setenv("PARTNER_SECRET", "secret")
+			t.Setenv("HTTP_ENDPOINT", "http://auth.example/token")
+			err := validateCaddyfile(test.caddyfile)
+			if err == nil {
+				t.Fatal("it validates")
+			}
+			// Caddy says first where in the JSON the module stands.
+			got := err.Error()
+			if i := strings.LastIndex(got, "upstream_oauth2: client"); i >= 0 {
+				got = got[i+len("upstream_oauth2: "):]
+			} else if i := strings.Index(got, "there is no client"); i >= 0 {
+				got = got[i:]
+			}
+			if got != test.want {
+				t.Errorf("the error is\n%s\nwant\n%s", got, test.want)
+			}
+		})
+	}
+}
+
+// TestMistakesThatLookHarmless are refused like the others; which words say so
+// is left open, but not where they point.
+func TestMistakesThatLookHarmless(t *testing.T) {
+	tests := []struct {
+		name, lines string
+		line        string
+		names       string // what the error has to name
+	}{
+		{"a surplus argument of transport", "transport http fast", "Caddyfile:6", "transport"},
+		{"a surplus argument of transport, which hides its block", "transport http fast {\n dial_timeout 3s\n}", "Caddyfile:6", "transport"},
+		{"an empty block", "keep_existing {\n}", "Caddyfile:6", "keep_existing"},
+		{"a form field without a name", `token_param "" x`, "Caddyfile:6", "token_param"},
+		{"an empty audience", `audience ""`, "Caddyfile:6", "audience"},
+		{"an empty scope", `scope ""`, "Caddyfile:6", "scope"},
+		{"an empty grant", `grant ""`, "Caddyfile:6", "grant"},
+		{"an empty method", `client_auth ""`, "Caddyfile:6", "client_auth"},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			t.Setenv("PARTNER_SECRET", "secret")
+			err := validateCaddyfile(blockWith(test.lines))
+			if err == nil {
+				t.Fatal("it validates")
+			}
+			if !strings.Contains(err.Error(), test.names) || !strings.Contains(err.Error(), test.line) {
+				t.Errorf("the error is %q: it does not name %s and %s", err, test.names, test.line)
+			}
+		})
+	}
+}
+
+// TestSecretsThatNeverResolveAreRefused: unlike a file that may still appear,
+// they are mistakes in the config, and would fail each request for good.
+func TestSecretsThatNeverResolveAreRefused(t *testing.T) {
+	for name, secret := range map[string]string{
+		"a placeholder of the request":       "{http.request.header.X-Secret}",
+		"its short form":                     "{header.X-Secret}",
+		"a placeholder nobody knows":         "{secrets.partner}",
+		"a file without an absolute path":    "{file.secret}",
+		"an environment variable left empty": "{env.EMPTY}",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Setenv("EMPTY", "")
+			if err := validateCaddyfile(strings.Replace(blockWith(""), "{env.PARTNER_SECRET}", secret, 1)); err == nil {
+				t.Error("it validates")
+			} else if !strings.Contains(err.Error(), "client_secret: ") {
+				t.Errorf("the error does not name client_secret: %v", err)
+			}
+		})
+	}
+}
+
+// TestErrorsPointIntoImportedFiles: that is where the user finds the line.
+func TestErrorsPointIntoImportedFiles(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "partner.caddyfile")
+	for _, test := range []struct{ lines, want string }{
+		{"scope a\non_error ignore\n", `upstream_oauth2: on_error: must be 'reject' or 'pass', not "ignore", at ` + file + ":2"},
+		{"scope a\nscopes b\n", `unknown option "scopes": write 'scope <scope>...', at ` + file + ":2 import chain ['Caddyfile:6 (import)']"},
+	} {
+		if err := os.WriteFile(file, []byte(test.lines), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		_, _, err := adaptCaddyfile(blockWith("import " + file))
+		if want := "parsing caddyfile tokens for 'upstream_oauth2': " + test.want; err == nil || err.Error() != want {
+			t.Errorf("the error is\n%v\nwant\n%s", err, want)
+		}
+	}
+}
+
+// FuzzCaddyfile: the parser never panics, its errors never hold a secret, and
+// what it takes comes back from JSON as it went in.
+func FuzzCaddyfile(f *testing.F) {
+	const secret = "s3cret-that-no-error-may-hold"
+	for _, file := range goldenFiles(f) {
+		input, _, _ := strings.Cut(readFile(f, file), goldenSeparator)
+		for block := range strings.SplitSeq(input, "upstream_oauth2") {
+			f.Add(block)
+		}
+	}
+	for _, block := range []string{
+		"", "partner", "a b", "{", "{\n}", "partner {\nclient_secret", "{\nclient_secret SECRET SECRET\n}",
+		"{\nclient_secret SECRET\nclient_secret SECRET\n}", "{\nclient_secret SECRET {\n}\n}", "{\nclient_id a\nclient_auth none\nclient_secret SECRET\ntoken_endpoint b\n}",
+		"{\ntoken_param a SECRET\ntoken_param a SECRET\n}", "{\ntoken_param a SECRET SECRET\n}", "{\ntoken_param grant_type SECRET\n}",
+		"{\ntoken_header a SECRET\ntoken_header A SECRET\n}", "{\ntoken_header \"a b\" SECRET\n}",
+		"{\ngrant refresh_token {\nrefresh_token SECRET\nrefresh_token SECRET\n}\n}", "{\ngrant refresh_token {\nrefresh_token SECRET SECRET\n}\n}",
+		"{\ngrant refresh_token SECRET\n}", "{\ngrant client_credentials {\nrefresh_token SECRET\n}\n}",
+		"{\nscope \"\" \"a b\"\n}", "{\nrefresh_ahead 0%\n}", "{\ntimeout 99999999999999999999h\n}", "{\ninject header \"\x00\"\n}",
+		"{\ntransport http {\ntls_trust_pool\n}\n}", "{\ntransport http {\nnetwork_proxy url SECRET\n}\n}",
+	} {
+		f.Add(block)
+	}
+	f.Fuzz(func(t *testing.T, block string) {
+		input := strings.ReplaceAll("upstream_oauth2 "+block, "SECRET", secret)
+		tokens, err := caddyfile.Tokenize([]byte(input), "Caddyfile")
+		if err != nil || len(tokens) == 0 || tokens[0].Text != directive {
+			return
+		}
+		handler := new(Handler)
+		err = handler.UnmarshalCaddyfile(caddyfile.NewDispenser(tokens))
+		if err != nil {
+			if strings.Contains(err.Error(), secret) && !secretElsewhere(tokens, secret) {
+				t.Errorf("the error holds a secret: %v", err)
+			}
+			return
+		}
+		config, err := json.Marshal(handler)
+		if err != nil {
+			t.Fatalf("it has no JSON: %v", err)
+		}
+		again := new(Handler)
+		if err := caddy.StrictUnmarshalJSON(config, again); err != nil {
+			t.Fatalf("its JSON is refused: %v\n%s", err, config)
+		}
+		if back, _ := json.Marshal(again); string(back) != string(config) {
+			t.Errorf("it comes back as\n%s\nand was\n%s", back, config)
+		}
+		if !reflect.DeepEqual(again.Client, Client{}) {
+			if err := again.check(); err != nil {
+				t.Errorf("the Caddyfile is accepted, and its JSON is not: %v", err)
+			}
+		}
+	})
+}
+
+// secretElsewhere reports whether the secret stands where none belongs, so that
+// an error may quote it: not in a value of the options that take secrets.
+func secretElsewhere(tokens []caddyfile.Token, secret string) bool {
+	first := 0 // of the line
+	for i, token := range tokens {
+		if i > 0 && token.Line != tokens[i-1].Line {
+			first = i
+		}
+		if !strings.Contains(token.Text, secret) {
+			continue
+		}
+		value := i - first
+		switch tokens[first].Text {
+		case "client_secret", "refresh_token":
+			if value >= 1 {
+				continue
+			}
+		case "token_param", "token_header":
+			if value >= 2 {
+				continue
+			}
+		}
+		return true
+	}
+	return false
+}

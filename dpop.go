@@ -1,0 +1,80 @@
+package upstreamoauth2
+
+import (
+	"net/http"
+	"net/url"
+	"strings"
+
+	"github.com/upstream-oauth2/caddy-upstream-oauth2/tokenendpoint"
+)
+
+// DPoP binds tokens to a key pair (RFC 9449): each request carries a proof,
+// signed for it alone, that its sender has the key.
+type DPoP struct {
+	// The private key, as PEM or JWK: a file, or a placeholder that holds the key
+	// itself. It is read when the config is loaded. Default: a key pair made in
+	// this process, which lives as long as the client's tokens.
+	Key Credential `json:"key,omitempty"`
+}
+
+func (c *Client) checkDPoP() error {
+	switch {
+	case c.DPoP == nil && c.UpstreamBase != "":
+		return optionErrorf("upstream_base", "goes with 'dpop' only: write both or none")
+	case c.DPoP == nil:
+		return nil
+	case c.UpstreamBase == "":
+		return optionErrorf("dpop", "needs 'upstream_base', the URL that the API is known by: it is part of each request's proof")
+	case c.Inject != nil:
+		return optionErrorf("inject", "tokens bound by 'dpop' go into the Authorization field (RFC 9449 section 7.1): remove 'inject'")
+	}
+	u, err := url.Parse(c.UpstreamBase)
+	if err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" || u.RawQuery != "" || u.Fragment != "" {
+		return optionErrorf("upstream_base", "must be an absolute URL without a query, such as https://api.example.com")
+	}
+	return nil
+}
+
+// dpopField is where proofs go, in net/http's canonical form of DPoP.
+const dpopField = "Dpop"
+
+// prover makes the proofs for upstream requests.
+type prover struct {
+	key    *tokenendpoint.ProofKey
+	nonces *tokenendpoint.Nonces
+	base   string // of the API, without a slash at its end
+	origin string
+}
+
+func (c *liveClient) newProver() *prover {
+	if c.proofKey == nil {
+		return nil
+	}
+	return &prover{
+		key:    c.proofKey,
+		nonces: &c.cache.session.nonces,
+		base:   strings.TrimSuffix(c.UpstreamBase, "/"),
+		origin: tokenendpoint.Origin(c.UpstreamBase),
+	}
+}
+
+// prove puts a fresh proof on the request. Signing fails only if the system has
+// no randomness; then there is none, and the API refuses the request.
+func (p *prover) prove(r *http.Request, token *heldToken) {
+	proof, err := p.key.Proof(tokenendpoint.Proof{
+		Method:      r.Method,
+		URL:         p.base + r.URL.EscapedPath(),
+		Nonce:       p.nonces.Get(p.origin),
+		AccessToken: token.AccessToken,
+	})
+	if err == nil {
+		r.Header[dpopField] = []string{proof}
+	}
+}
+
+// note keeps the nonce that an answer brings, of whatever status.
+func (p *prover) note(answer http.Header) {
+	if p != nil {
+		p.nonces.Note(p.origin, answer)
+	}
+}

@@ -1,0 +1,160 @@
+package upstreamoauth2
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+
+	"github.com/upstream-oauth2/caddy-upstream-oauth2/tokenendpoint"
+)
+
+// expander resolves the placeholders in a client's options and keeps the first
+// error, with the option it is about.
+type expander struct {
+	repl *caddy.Replacer
+
+	// inputs has the values of options that a request contributes to, by the
+	// option's text. Nil while no request is at hand: such text stays as it is.
+	inputs map[string]string
+
+	err error
+}
+
+func (e *expander) fail(option string, err error) {
+	if err != nil && e.err == nil {
+		e.err = &optionError{option, err}
+	}
+}
+
+// value resolves one value of an option.
+func (e *expander) value(option, text string) string {
+	if fromRequest(text) && mayComeFromRequest[option] {
+		if value, ok := e.inputs[text]; ok {
+			return value
+		}
+		return text
+	}
+	value, err := expand(e.repl, text)
+	e.fail(option, err)
+	return value
+}
+
+// values resolves all values of an option.
+func (e *expander) values(option string, texts []string) []string {
+	out := make([]string, 0, len(texts))
+	for _, text := range texts {
+		out = append(out, e.value(option, text))
+	}
+	return out
+}
+
+// secret resolves an option that holds a credential.
+func (e *expander) secret(option string, text Credential) tokenendpoint.Secret {
+	return tokenendpoint.NewSecret(e.value(option, string(text)))
+}
+
+// content resolves an option that names a file, or holds what would be in one,
+// such as a key in an environment variable.
+func (e *expander) content(option string, text Credential) []byte {
+	value := e.value(option, string(text))
+	if e.err != nil {
+		return nil
+	}
+	if strings.Contains(value, "-----BEGIN ") || strings.HasPrefix(strings.TrimSpace(value), "{") {
+		return []byte(value)
+	}
+	content, err := os.ReadFile(value)
+	if err != nil {
+		e.fail(option, errReadFile(err))
+	}
+	return content
+}
+
+// errUnreadable marks files that cannot be read: they may appear, or be written
+// anew, while Caddy runs.
+var errUnreadable = errors.New("cannot read the file")
+
+func errReadFile(err error) error { return fmt.Errorf("%w: %w", errUnreadable, err) }
+
+// fromRequest reports whether text differs from request to request.
+func fromRequest(text string) bool { return strings.Contains(text, "{http.") }
+
+// mayComeFromRequest are the options that may: what they hold is part of the
+// key that tells tokens apart. Endpoints and our own credentials may not.
+var mayComeFromRequest = map[string]bool{
+	"scope":         true,
+	"audience":      true,
+	"resource":      true,
+	"token_param":   true,
+	"account":       true,
+	"subject_token": true,
+	"actor_token":   true,
+	"assertion":     true,
+	"subject":       true,
+	"claim":         true,
+}
+
+// filePlaceholder finds what {file.*} placeholders name.
+var filePlaceholder = regexp.MustCompile(`\{file\.([^{}]+)\}`)
+
+// expand resolves the placeholders in text. An unset or empty one is an error
+// that names it, as an empty credential is never meant. Braces that are no
+// placeholder are kept: they may belong to a secret.
+func expand(repl *caddy.Replacer, text string) (string, error) {
+	if !strings.Contains(text, "{") {
+		return text, nil
+	}
+	if strings.Contains(text, "{http.request.uri.path.file.") {
+		return "", errors.New("a {file.*} placeholder without a slash is short for a part of the request path: write an absolute path, such as {file./run/secrets/partner}")
+	}
+	if fromRequest(text) {
+		return "", errors.New("it holds a placeholder that differs from request to request, which is allowed in " + listRequestOptions() + " only: use {env.*} or {file.*}")
+	}
+	for _, match := range filePlaceholder.FindAllStringSubmatch(text, -1) {
+		f, err := os.Open(match[1])
+		if err != nil {
+			return "", errReadFile(err)
+		}
+		_ = f.Close()
+	}
+	if wholePlaceholder.MatchString(text) {
+		if _, known := repl.Get(strings.Trim(text, "{}")); !known {
+			return "", fmt.Errorf("%s is not a placeholder that is known here: use {env.*} or {file.*}", text)
+		}
+	}
+	value, err := repl.ReplaceOrErr(text, true, false)
+	if err != nil {
+		return "", emptyPlaceholder(text)
+	}
+	return value, nil
+}
+
+func listRequestOptions() string {
+	names := make([]string, 0, len(mayComeFromRequest))
+	for name := range mayComeFromRequest {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return strings.Join(names, ", ")
+}
+
+// errNotSet marks a placeholder for an environment variable that does not
+// exist, and so will not while the process runs.
+var errNotSet = errors.New("set it for the Caddy process")
+
+// emptyPlaceholder says which placeholder in text came out empty, and why.
+func emptyPlaceholder(text string) error {
+	if _, name, ok := strings.Cut(text, "{env."); ok {
+		name, _, _ = strings.Cut(name, "}")
+		if _, set := os.LookupEnv(name); !set {
+			return fmt.Errorf("the environment variable %s is not set: %w", name, errNotSet)
+		}
+		return fmt.Errorf("the environment variable %s is empty", name)
+	}
+	return fmt.Errorf("%s is empty", Credential(text))
+}

@@ -1,0 +1,421 @@
+package upstreamoauth2
+
+import (
+	"compress/gzip"
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// tellingSite is partnerSite with an error page that tells what the error
+// routes get to know.
+func tellingSite(lines string) string {
+	return strings.Replace(partnerSiteWith(lines), "reverse_proxy {$API}", `
+		reverse_proxy {$API}
+		handle_errors {
+			respond "{err.status_code} {err.message}"
+		}`, 1)
+}
+
+// TestWithoutATokenTheCallerLearnsWhy, in our words and at most with the OAuth
+// error code, and the API sees no request.
+func TestWithoutATokenTheCallerLearnsWhy(t *testing.T) {
+	const (
+		unavailable = "503 no access token for the upstream: the authorization server is unavailable"
+		refused     = "502 no access token for the upstream: the authorization server refused to issue one"
+		unusable    = "502 no access token for the upstream: the authorization server's answer cannot be used"
+	)
+	// What a server says beyond the code is for the log only.
+	const description = `"error_description":"<script>whatever</script>"`
+
+	says := func(status int, body string) func(http.ResponseWriter, tokenRequest) {
+		return func(w http.ResponseWriter, _ tokenRequest) { say(w, status, body) }
+	}
+	tests := []struct {
+		name   string
+		answer func(http.ResponseWriter, tokenRequest)
+		want   string
+	}{
+		{"wrong secret, status 401", says(401, `{"error":"invalid_client",`+description+`}`), refused + " (invalid_client)"},
+		{"wrong scope, status 400", says(400, `{"error":"invalid_scope",`+description+`}`), refused + " (invalid_scope)"},
+		{"an error with status 200", says(200, `{"error":"unauthorized_client",`+description+`}`), refused + " (unauthorized_client)"},
+		{"an error as a form", says(400, `error=invalid_grant&error_description=whatever`), refused + " (invalid_grant)"},
+		{"an error code that is a sentence", says(400, `{"error":"something <b>went</b> wrong"}`), refused},
+		{"an error code that is the secret", says(400, `{"error":"partner-secret"}`), refused},
+
+		{"server down for maintenance", says(503, `maintenance: whatever`), unavailable},
+		{"server error with a code", says(500, `{"error":"server_error",`+description+`}`), unavailable + " (server_error)"},
+		{"temporarily_unavailable with status 400", says(400, `{"error":"temporarily_unavailable",`+description+`}`), unavailable + " (temporarily_unavailable)"},
+		{"throttled", says(429, `slow down, whatever`), unavailable},
+		{"connection broken off", func(http.ResponseWriter, tokenRequest) { panic(http.ErrAbortHandler) }, unavailable},
+		{"no answer in time", func(_ http.ResponseWriter, r tokenRequest) { <-r.Context().Done() }, unavailable},
+
+		{"a web page", says(200, `<html>whatever</html>`), unusable},
+		{"an empty answer", says(200, ``), unusable},
+		{"no token in it", says(200, `{"token":"whatever"}`), unusable},
+		{"a token that does not fit a header field", says(200, `{"access_token":"a\r\nX-Evil: b"}`), unusable},
+		{"a status that means nothing", says(404, `whatever`), unusable},
+		{"a token type that is not understood", says(200, `{"access_token":"T","token_type":"mac"}`), "502 no access token for the upstream: the request for one failed"},
+		{"an answer without end", func(w http.ResponseWriter, r tokenRequest) {
+			for r.Context().Err() == nil {
+				_, _ = io.WriteString(w, strings.Repeat(" ", 64<<10))
+			}
+		}, unusable},
+		{"an answer that is large once it is decompressed", func(w http.ResponseWriter, _ tokenRequest) {
+			w.Header().Set("Content-Encoding", "gzip")
+			z := gzip.NewWriter(w)
+			_, _ = io.WriteString(z, strings.Repeat(" ", 2<<20)+`{"access_token":"T"}`)
+			_ = z.Close()
+		}, unusable},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			auth, api := newAuthServer(t), newAPIServer(t)
+			auth.answers(test.answer)
+			lines := ""
+			if strings.HasPrefix(test.name, "no answer") {
+				lines = "timeout 100ms"
+			}
+			proxy := runCaddy(t, tellingSite(lines))
+
+			answer := proxy.get("/", nil)
+
+			if answer.body != test.want {
+				t.Errorf("the caller reads\n%s, want\n%s", answer.body, test.want)
+			}
+			if got := strconv.Itoa(answer.status); got != test.want[:3] {
+				t.Errorf("status %s, want %s", got, test.want[:3])
+			}
+			// Retry-After is for what passes by itself.
+			seconds, _ := strconv.Atoi(answer.header.Get("Retry-After"))
+			if want := answer.status == http.StatusServiceUnavailable; seconds > 0 != want {
+				t.Errorf("Retry-After is %q with status %d", answer.header.Get("Retry-After"), answer.status)
+			}
+			if n := len(api.seen()); n != 0 {
+				t.Errorf("%d requests reached the API", n)
+			}
+		})
+	}
+}
+
+// TestUnreachableServerIs503: nobody listens at the token endpoint.
+func TestUnreachableServerIs503(t *testing.T) {
+	newAPIServer(t)
+	t.Setenv("TOKEN_ENDPOINT", "http://"+freeAddress(t)+"/token")
+	proxy := runCaddy(t, tellingSite(""))
+
+	answer := proxy.get("/", nil)
+
+	if want := "503 no access token for the upstream: the authorization server is unavailable"; answer.body != want {
+		t.Errorf("the caller reads\n%s, want\n%s", answer.body, want)
+	}
+	if answer.header.Get("Retry-After") == "" {
+		t.Error("there is no Retry-After")
+	}
+}
+
+// TestRedirectsAreNotFollowed: they would carry the credentials elsewhere.
+func TestRedirectsAreNotFollowed(t *testing.T) {
+	for _, status := range []int{301, 302, 303, 307, 308} {
+		t.Run(strconv.Itoa(status), func(t *testing.T) {
+			var followed atomic.Bool
+			other := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				followed.Store(true)
+				issue(w, "evil", time.Hour)
+			}))
+			t.Cleanup(other.Close)
+			auth := newAuthServer(t)
+			newAPIServer(t)
+			auth.answers(func(w http.ResponseWriter, r tokenRequest) {
+				http.Redirect(w, r.Request, other.URL, status)
+			})
+			proxy := runCaddy(t, tellingSite(""))
+
+			proxy.want(http.StatusBadGateway)
+
+			if followed.Load() {
+				t.Error("the redirect was followed")
+			}
+			// The way out is in the log.
+			line, ok := proxy.logged("token request failed; requests are answered without going upstream")
+			if text, _ := line["error"].(string); !ok || !strings.Contains(text, "write the final address as 'token_endpoint'") {
+				t.Errorf("the log says %v", line)
+			}
+		})
+	}
+}
+
+// TestServerIsLeftAloneWhileItFails: requests fail at once instead of asking
+// again, for as long as the server says.
+func TestServerIsLeftAloneWhileItFails(t *testing.T) {
+	tests := []struct{ name, field, value string }{
+		{"Retry-After in seconds", "Retry-After", "300"},
+		{"Retry-After as a date", "Retry-After", time.Now().Add(5 * time.Minute).UTC().Format(http.TimeFormat)},
+		{"a rate limit's reset", "RateLimit-Reset", "300"},
+		{"Okta's reset, in seconds since 1970", "X-Rate-Limit-Reset", strconv.FormatInt(time.Now().Add(5*time.Minute).Unix(), 10)},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			auth := newAuthServer(t)
+			newAPIServer(t)
+			auth.answers(func(w http.ResponseWriter, _ tokenRequest) {
+				w.Header().Set(test.field, test.value)
+				say(w, http.StatusTooManyRequests, "")
+			})
+			proxy := runCaddy(t, partnerSite)
+
+			for range 20 {
+				answer := proxy.get("/", nil)
+				if answer.status != http.StatusServiceUnavailable {
+					t.Fatalf("status %d", answer.status)
+				}
+				// Backoff alone ends within a minute.
+				if seconds, _ := strconv.Atoi(answer.header.Get("Retry-After")); seconds <= 60 {
+					t.Errorf("Retry-After is %q", answer.header.Get("Retry-After"))
+				}
+			}
+			if n := auth.count(); n != 1 {
+				t.Errorf("%d token requests, want 1", n)
+			}
+		})
+	}
+}
+
+// TestOnErrorPassGoesOnWithoutAToken, and never with the caller's own
+// credential in its place.
+func TestOnErrorPassGoesOnWithoutAToken(t *testing.T) {
+	tests := []struct {
+		name   string
+		lines  string
+		path   string
+		header http.Header
+		gone   string // the header field
+		uri    string
+	}{
+		{
+			name: "a request without the field",
+			path: "/", uri: "/", gone: "Authorization",
+		},
+		{
+			name:   "a request with the field",
+			path:   "/",
+			header: http.Header{"Authorization": {"Basic own", "Bearer own"}},
+			uri:    "/", gone: "Authorization",
+		},
+		{
+			name:   "a request that nominates the field",
+			path:   "/",
+			header: http.Header{"Authorization": {"Basic own"}, "Connection": {"Authorization"}},
+			uri:    "/", gone: "Authorization",
+		},
+		{
+			name:   "a request with the field under another name",
+			lines:  "inject header X-Api-Key",
+			path:   "/",
+			header: http.Header{"X_Api_Key": {"own"}},
+			uri:    "/", gone: "X_api_key",
+		},
+		{
+			name:  "a request with the query parameter",
+			lines: "inject query access_token",
+			path:  "/?access_token=own&a=1",
+			uri:   "/?a=1",
+		},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			auth, api := newAuthServer(t), newAPIServer(t)
+			auth.says(http.StatusUnauthorized, `{"error":"invalid_client"}`)
+			proxy := runCaddy(t, aliasesWelcome+partnerSiteWith("on_error pass\n"+test.lines))
+
+			if answer := proxy.get(test.path, test.header); answer.status != http.StatusOK {
+				t.Fatalf("status %d", answer.status)
+			}
+
+			got := api.last(t)
+			if values, ok := got.header[test.gone]; ok {
+				t.Errorf("%s goes upstream: %q", test.gone, values)
+			}
+			if got.uri != test.uri {
+				t.Errorf("the API sees %s, want %s", got.uri, test.uri)
+			}
+		})
+	}
+}
+
+// TestShortOutageIsInvisible: while the token in hand lives, the server may be
+// gone; and when it is back, nobody has to do anything.
+func TestShortOutageIsInvisible(t *testing.T) {
+	auth, api := newAuthServer(t), newAPIServer(t)
+	auth.answers(issuing(15 * time.Second))
+	// Renewal is due at once, with nearly all of the token's life left.
+	proxy := runCaddy(t, partnerSiteWith("refresh_ahead 90%"))
+	proxy.want(http.StatusOK)
+
+	auth.says(http.StatusServiceUnavailable, "")
+	eventually(t, "a renewal failed twice", func() bool {
+		proxy.want(http.StatusOK)
+		return auth.count() >= 3
+	})
+
+	auth.answers(issuing(time.Hour))
+	eventually(t, "a new token was used", func() bool {
+		proxy.want(http.StatusOK)
+		return api.lastAuthorization(t) != "Bearer access-token-1"
+	})
+	if _, ok := proxy.logged("token request failed; the token in hand is still served"); !ok {
+		t.Error("the log does not tell of the outage")
+	}
+	if _, ok := proxy.logged("token obtained again"); !ok {
+		t.Error("the log does not tell that it is over")
+	}
+}
+
+// TestLongOutageIsToldAndEndsByItself: an expired token is never injected, and
+// when the server is back, nobody has to do anything.
+func TestLongOutageIsToldAndEndsByItself(t *testing.T) {
+	auth, api := newAuthServer(t), newAPIServer(t)
+	auth.answers(issuing(time.Second))
+	proxy := runCaddy(t, partnerSite)
+	proxy.want(http.StatusOK)
+
+	auth.says(http.StatusServiceUnavailable, "")
+	eventually(t, "the token expired", func() bool {
+		answer := proxy.get("/", nil)
+		if answer.status == http.StatusServiceUnavailable && answer.header.Get("Retry-After") == "" {
+			t.Fatal("there is no Retry-After")
+		}
+		return answer.status == http.StatusServiceUnavailable
+	})
+	reached := len(api.seen())
+	for range 20 {
+		proxy.want(http.StatusServiceUnavailable)
+	}
+	if n := len(api.seen()); n != reached {
+		t.Errorf("%d requests reached the API after the token had expired", n-reached)
+	}
+
+	auth.answers(issuing(time.Hour))
+	eventually(t, "requests succeeded again", func() bool {
+		return proxy.get("/", nil).status == http.StatusOK
+	})
+}
+
+// TestRenewalIsBehindTheTraffic: no request waits for it while the token lives.
+func TestRenewalIsBehindTheTraffic(t *testing.T) {
+	auth, api := newAuthServer(t), newAPIServer(t)
+	renewing, done := make(chan bool, 1), make(chan bool)
+	auth.answers(func(w http.ResponseWriter, r tokenRequest) {
+		if r.number == 1 {
+			issue(w, "access-token-1", 15*time.Second)
+			return
+		}
+		renewing <- true
+		select {
+		case <-done:
+		case <-r.Context().Done():
+		}
+		issue(w, "access-token-2", time.Hour)
+	})
+	proxy := runCaddy(t, partnerSiteWith("refresh_ahead 90%"))
+	proxy.want(http.StatusOK) // an unused token is not renewed
+	<-renewing
+
+	for range 20 {
+		proxy.want(http.StatusOK)
+		if got := api.lastAuthorization(t); got != "Bearer access-token-1" {
+			t.Fatalf("Authorization is %q during the renewal", got)
+		}
+	}
+
+	close(done)
+	eventually(t, "the new token was used", func() bool {
+		proxy.want(http.StatusOK)
+		return api.lastAuthorization(t) == "Bearer access-token-2"
+	})
+	if n := auth.count(); n != 2 {
+		t.Errorf("%d token requests, want 2", n)
+	}
+}
+
+// TestCallerWhoLeavesDoesNotEndTheFetch: it belongs to no request, and the
+// next one finds its token.
+func TestCallerWhoLeavesDoesNotEndTheFetch(t *testing.T) {
+	auth, api := newAuthServer(t), newAPIServer(t)
+	done := make(chan bool)
+	auth.answers(func(w http.ResponseWriter, r tokenRequest) {
+		select {
+		case <-done:
+		case <-r.Context().Done():
+		}
+		issue(w, fmt.Sprintf("access-token-%d", r.number), time.Hour)
+	})
+	proxy := runCaddy(t, tracing+partnerSite)
+
+	ctx, leave := context.WithCancel(t.Context())
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+os.Getenv("SITE"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	left := make(chan error)
+	go func() {
+		_, err := proxy.client.Do(r)
+		left <- err
+	}()
+	eventually(t, "the request came in", func() bool { return proxy.entered() == 1 })
+	leave()
+	if err := <-left; err == nil {
+		t.Fatal("the request was answered while the token request was held up")
+	}
+	eventually(t, "the request was let go", func() bool {
+		return strings.Contains(proxy.log(), "the caller went away while waiting for an access token")
+	})
+
+	close(done)
+	proxy.want(http.StatusOK)
+	if got := api.lastAuthorization(t); got != "Bearer access-token-1" {
+		t.Errorf("Authorization is %q", got)
+	}
+	if n := auth.count(); n != 1 {
+		t.Errorf("%d token requests, want 1", n)
+	}
+}
+
+// TestUnreadableSecretFileHealsByItself: it is a warning when the config
+// loads, an error for the requests, and over when the file is there.
+func TestUnreadableSecretFileHealsByItself(t *testing.T) {
+	auth := newAuthServer(t)
+	newAPIServer(t)
+	path := filepath.Join(t.TempDir(), "not-yet")
+	t.Setenv("SECRET_FILE", path)
+	site := strings.Replace(tellingSite(""), "partner-secret\n", "{file.{$SECRET_FILE}}\n", 1)
+	proxy := runCaddy(t, site)
+
+	warning, ok := proxy.logged("a credential cannot be read yet; it is tried again at each token request")
+	if want := "client_secret: cannot read the file: open " + path + ": no such file or directory"; !ok || warning["error"] != want || warning["level"] != "warn" {
+		t.Errorf("when the config loads the log says %v", warning)
+	}
+
+	answer := proxy.get("/", nil)
+	if want := "502 no access token for the upstream: the request for one failed"; answer.body != want {
+		t.Errorf("the caller reads\n%s, want\n%s", answer.body, want)
+	}
+	if n := auth.count(); n != 0 {
+		t.Errorf("%d token requests without a secret", n)
+	}
+
+	writeSecret(t, path, "secret")
+	eventually(t, "requests succeeded", func() bool { return proxy.get("/", nil).status == http.StatusOK })
+	if _, secret, _ := auth.seen()[0].BasicAuth(); secret != "secret" {
+		t.Errorf("the secret is %q", secret)
+	}
+}

@@ -1,0 +1,304 @@
+package upstreamoauth2
+
+import (
+	"crypto/sha256"
+	"encoding/base64"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/caddyserver/caddy/v2"
+)
+
+// secretKinds are all the secrets and tokens in these tests.
+var secretKinds = []string{"client-secret", "token-param", "token-header", "refresh-token", "rotated-token", "access-token"}
+
+// secretText makes up a secret. Each kind has letters of its own, so that
+// blanking out one of them does not hide another.
+func secretText(kind string) string {
+	return kind + "-" + secretLetters(kind)
+}
+
+func secretLetters(kind string) string {
+	return fmt.Sprintf("%x", sha256.Sum256([]byte(kind)))[:20]
+}
+
+// leaks are what no text may hold: either half of a secret, as one that is cut
+// short is still one, and what Basic makes of the client's.
+func leaks() []string {
+	basic := base64.StdEncoding.EncodeToString([]byte("partner-id:" + secretText("client-secret")))
+	found := []string{basic}
+	for _, kind := range secretKinds {
+		letters := secretLetters(kind)
+		found = append(found, letters[:10], letters[10:])
+	}
+	return found
+}
+
+// checkSecrecy fails the test for each line of text that holds a leak, unless
+// the line also holds the excuse.
+func checkSecrecy(t testing.TB, text, excuse string) {
+	t.Helper()
+	for line := range strings.Lines(text) {
+		if excuse != "" && strings.Contains(line, excuse) {
+			continue
+		}
+		for _, leak := range leaks() {
+			if strings.Contains(line, leak) {
+				t.Errorf("a secret shows: %s", line)
+				break
+			}
+		}
+	}
+}
+
+// TestSecretsAndTokensAppearNowhere: with all logging there is, through every
+// way in which a request can fail, and with servers that repeat what they were
+// sent.
+func TestSecretsAndTokensAppearNowhere(t *testing.T) {
+	const (
+		obtained  = "first token obtained"
+		failed    = "token request failed; requests are answered without going upstream"
+		notYetBad = "token request failed; the token in hand is still served"
+	)
+	echo := func(r tokenRequest) string {
+		_, secret, _ := r.BasicAuth()
+		return fmt.Sprintf("I got %v and %v, %s", r.form, r.Header, secret)
+	}
+	grant := func(w http.ResponseWriter, r tokenRequest) {
+		say(w, http.StatusOK, fmt.Sprintf(`{"access_token":"%s-%d","refresh_token":"%s-%[2]d","expires_in":10}`, secretText("access-token"), r.number, secretText("rotated-token")))
+	}
+	// first gives a token, and then lets the renewals fail.
+	first := func(then func(http.ResponseWriter, tokenRequest)) func(http.ResponseWriter, tokenRequest) {
+		return func(w http.ResponseWriter, r tokenRequest) {
+			if r.number == 1 {
+				grant(w, r)
+				return
+			}
+			then(w, r)
+		}
+	}
+	tests := []struct {
+		name   string
+		lines  string // beside those that every case has
+		answer func(http.ResponseWriter, tokenRequest)
+		until  string // the log line to wait for
+
+		// The line in which Caddy itself shows the token.
+		excuse string
+	}{
+		{
+			name:   "all is well",
+			answer: grant,
+			until:  "token renewed",
+		},
+		{
+			name:   "client_secret_post",
+			lines:  "client_auth client_secret_post",
+			answer: grant,
+			until:  obtained,
+		},
+		{
+			name:   "the token in the query",
+			lines:  "inject query access_token",
+			answer: grant,
+			until:  obtained,
+		},
+		{
+			name:   "the token in another header field",
+			lines:  "inject header X-Api-Key",
+			answer: grant,
+			until:  obtained,
+			// At debug level reverse_proxy logs what it sends, and blanks out
+			// Authorization and three other fields only.
+			excuse: `"msg":"upstream roundtrip"`,
+		},
+		{
+			name: "the server repeats what it got in error_description",
+			answer: func(w http.ResponseWriter, r tokenRequest) {
+				say(w, http.StatusBadRequest, fmt.Sprintf(`{"error":"invalid_client","error_description":%q}`, echo(r)))
+			},
+			until: failed,
+		},
+		{
+			name:  "the server repeats what it got in the error code",
+			lines: "client_auth client_secret_post",
+			answer: func(w http.ResponseWriter, r tokenRequest) {
+				say(w, http.StatusBadRequest, fmt.Sprintf(`{"error":%q}`, r.form.Get("client_secret")))
+			},
+			until: failed,
+		},
+		{
+			name: "the server repeats half of it",
+			answer: func(w http.ResponseWriter, r tokenRequest) {
+				_, secret, _ := r.BasicAuth()
+				say(w, http.StatusBadRequest, fmt.Sprintf(`{"error":"invalid_client","error_description":"wrong secret %s..., not ...%s"}`, secret[:len(secret)-7], secret[len(secret)-10:]))
+			},
+			until: failed,
+		},
+		{
+			name: "the server repeats what it got in an error object",
+			answer: func(w http.ResponseWriter, r tokenRequest) {
+				say(w, http.StatusBadRequest, fmt.Sprintf(`{"error":{"message":%q}}`, echo(r)))
+			},
+			until: failed,
+		},
+		{
+			name: "the server repeats what it got as plain text",
+			answer: func(w http.ResponseWriter, r tokenRequest) {
+				w.Header().Set("Content-Type", "text/"+r.Header.Get("X-Key"))
+				_, _ = io.WriteString(w, echo(r))
+			},
+			until: failed,
+		},
+		{
+			name: "the server repeats what it got in the token type",
+			answer: func(w http.ResponseWriter, r tokenRequest) {
+				_, secret, _ := r.BasicAuth()
+				say(w, http.StatusOK, fmt.Sprintf(`{"access_token":"T","token_type":%q}`, secret))
+			},
+			until: failed,
+		},
+		{
+			name: "the server repeats what it got in a redirect",
+			answer: func(w http.ResponseWriter, r tokenRequest) {
+				http.Redirect(w, r.Request, "https://elsewhere.example/?"+r.form.Encode(), http.StatusFound)
+			},
+			until: failed,
+		},
+		{
+			name: "the server repeats an earlier token when it refuses another",
+			answer: first(func(w http.ResponseWriter, r tokenRequest) {
+				say(w, http.StatusBadRequest, fmt.Sprintf(`{"error":"invalid_grant","error_description":"%s-1 and %s-1 were revoked"}`, secretText("access-token"), secretText("rotated-token")))
+			}),
+			until: notYetBad,
+		},
+		{
+			name: "the server breaks the connection off",
+			answer: first(func(http.ResponseWriter, tokenRequest) {
+				panic(http.ErrAbortHandler)
+			}),
+			until: notYetBad,
+		},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			t.Setenv("CLIENT_SECRET", secretText("client-secret"))
+			t.Setenv("TOKEN_PARAM", secretText("token-param"))
+			t.Setenv("TOKEN_HEADER", secretText("token-header"))
+			t.Setenv("REFRESH_FILE", secretFile(t, secretText("refresh-token")))
+			t.Setenv("DEAD", freeAddress(t))
+			auth := newAuthServer(t)
+			auth.answers(test.answer)
+			newAPIServer(t)
+			proxy := runCaddy(t, `{
+	debug
+	servers {
+		trace
+	}
+	upstream_oauth2 {
+		client partner {
+			token_endpoint {$TOKEN_ENDPOINT}
+			client_id      partner-id
+			client_secret  {env.CLIENT_SECRET}
+			token_param    otp {env.TOKEN_PARAM}
+			token_header   X-Key {env.TOKEN_HEADER}
+			refresh_ahead  90%
+			grant refresh_token {
+				refresh_token {file.{$REFRESH_FILE}}
+			}
+			`+test.lines+`
+		}
+	}
+}
+http://{$SITE} {
+	log
+	upstream_oauth2 partner
+	handle /dead* {
+		reverse_proxy {$DEAD}
+	}
+	reverse_proxy {$API}
+	handle_errors {
+		respond "{err.status_code} {err.message} {err.trace} {http.error}"
+	}
+}`)
+			var shown strings.Builder
+			for _, method := range []string{http.MethodGet, http.MethodPost, http.MethodTrace} {
+				for _, path := range []string{"/", "/dead?a=b"} {
+					answer := proxy.send(method, os.Getenv("SITE"), path, nil)
+					fmt.Fprintln(&shown, answer.status, answer.header, answer.body)
+				}
+			}
+			eventually(t, "the log said: "+test.until, func() bool {
+				proxy.get("/", nil)
+				_, ok := proxy.logged(test.until)
+				return ok
+			})
+			config := proxy.send(http.MethodGet, os.Getenv("ADMIN"), "/config/", nil)
+			if !strings.Contains(config.body, "{env.CLIENT_SECRET}") {
+				t.Fatalf("the admin API does not show the config: %s", config.body)
+			}
+			if err := caddy.Stop(); err != nil { // and have the last line written
+				t.Fatal(err)
+			}
+
+			checkSecrecy(t, shown.String(), "")
+			checkSecrecy(t, config.body, "")
+			checkSecrecy(t, proxy.log(), test.excuse)
+		})
+	}
+}
+
+// TestLiteralSecretsAreNotLogged: they stand in the config, and nowhere else.
+func TestLiteralSecretsAreNotLogged(t *testing.T) {
+	newAuthServer(t)
+	newAPIServer(t)
+	client := `{
+		token_endpoint {$TOKEN_ENDPOINT}
+		client_id      partner-id
+		client_secret  ` + secretText("client-secret") + `
+		token_param    otp ` + secretText("token-param") + `
+		token_header   X-Key ` + secretText("token-header") + `
+		grant refresh_token {
+			refresh_token ` + secretText("refresh-token") + `
+		}
+	}
+`
+	for name, caddyfile := range map[string]string{
+		"in the directive": `{
+	debug
+	servers {
+		trace
+	}
+}
+http://{$SITE} {
+	upstream_oauth2 partner ` + client + `
+	reverse_proxy {$API}
+}`,
+		"under the global option": `{
+	debug
+	servers {
+		trace
+	}
+	upstream_oauth2 {
+		client partner ` + client + `
+	}
+}
+http://{$SITE} {
+	upstream_oauth2 partner
+	reverse_proxy {$API}
+}`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			proxy := runCaddy(t, caddyfile)
+			proxy.want(http.StatusOK)
+			if err := caddy.Stop(); err != nil {
+				t.Fatal(err)
+			}
+			checkSecrecy(t, proxy.log(), "")
+		})
+	}
+}

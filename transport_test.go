@@ -1,0 +1,215 @@
+package upstreamoauth2
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"io"
+	"log"
+	"math/big"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// withTLS gives an authServer a certificate, which nobody trusts by itself.
+func withTLS(s *httptest.Server) {
+	s.TLS = new(tls.Config)
+	s.Config.ErrorLog = log.New(io.Discard, "", 0) // handshakes that fail on purpose
+}
+
+// TestTokenEndpointsCertificateIsVerified: a stranger's is refused before the
+// credentials are sent.
+func TestTokenEndpointsCertificateIsVerified(t *testing.T) {
+	auth := newAuthServer(t, withTLS)
+	newAPIServer(t)
+	proxy := runCaddy(t, tellingSite(""))
+
+	proxy.want(http.StatusServiceUnavailable)
+
+	if n := auth.count(); n != 0 {
+		t.Errorf("%d token requests reached a server with an unknown certificate", n)
+	}
+	line, _ := proxy.logged("token request failed; requests are answered without going upstream")
+	if text, _ := line["error"].(string); !strings.Contains(text, "certificate signed by unknown authority") {
+		t.Errorf("the log says %v", line)
+	}
+}
+
+// TestTransportTakesWhatReverseProxysTakes: its lines mean the same here.
+func TestTransportTakesWhatReverseProxysTakes(t *testing.T) {
+	t.Run("tls_trust_pool", func(t *testing.T) {
+		auth := newAuthServer(t, withTLS)
+		newAPIServer(t)
+		t.Setenv("CA_FILE", pemFile(t, "CERTIFICATE", auth.Certificate().Raw))
+		proxy := runCaddy(t, partnerSiteWith(`transport http {
+				tls_trust_pool file {$CA_FILE}
+			}`))
+		proxy.want(http.StatusOK)
+	})
+
+	t.Run("tls_server_name with a placeholder", func(t *testing.T) {
+		auth := newAuthServer(t, withTLS)
+		newAPIServer(t)
+		t.Setenv("CA_FILE", pemFile(t, "CERTIFICATE", auth.Certificate().Raw))
+		t.Setenv("SERVER_NAME", "example.com")
+		proxy := runCaddy(t, partnerSiteWith(`transport http {
+				tls_trust_pool file {$CA_FILE}
+				tls_server_name {env.SERVER_NAME}
+			}`))
+		proxy.want(http.StatusOK)
+		if got := auth.seen()[0].TLS.ServerName; got != "example.com" {
+			t.Errorf("the server name is %q", got)
+		}
+	})
+
+	t.Run("tls_client_auth", func(t *testing.T) {
+		certificate, key := newClientCertificate(t)
+		auth := newAuthServer(t, withTLS, func(s *httptest.Server) { s.TLS.ClientAuth = tls.RequireAnyClientCert })
+		newAPIServer(t)
+		t.Setenv("CA_FILE", pemFile(t, "CERTIFICATE", auth.Certificate().Raw))
+		t.Setenv("CERT_FILE", pemFile(t, "CERTIFICATE", certificate.Raw))
+		t.Setenv("KEY_FILE", pemFile(t, "EC PRIVATE KEY", key))
+		proxy := runCaddy(t, partnerSiteWith(`transport http {
+				tls_trust_pool file {$CA_FILE}
+				tls_client_auth {$CERT_FILE} {$KEY_FILE}
+			}`))
+		proxy.want(http.StatusOK)
+		if shown := auth.seen()[0].TLS.PeerCertificates; len(shown) != 1 || !shown[0].Equal(certificate) {
+			t.Errorf("the client shows %d certificates, want its own", len(shown))
+		}
+	})
+
+	t.Run("network_proxy", func(t *testing.T) {
+		auth := newAuthServer(t, withTLS)
+		newAPIServer(t)
+		tunnel := newTunnel(t, auth.Listener.Addr().String())
+		t.Setenv("PROXY", tunnel.URL)
+		t.Setenv("CA_FILE", pemFile(t, "CERTIFICATE", auth.Certificate().Raw))
+		// A name that only the proxy can reach.
+		t.Setenv("TOKEN_ENDPOINT", "https://example.com/token")
+		proxy := runCaddy(t, partnerSiteWith(`transport http {
+				tls_trust_pool file {$CA_FILE}
+				network_proxy url {$PROXY}
+			}`))
+		proxy.want(http.StatusOK)
+		if n := tunnel.opened.Load(); n != 1 {
+			t.Errorf("%d connections went through the proxy", n)
+		}
+		if got := auth.seen()[0].Host; got != "example.com" {
+			t.Errorf("the token request is for %q", got)
+		}
+	})
+}
+
+// TestTransportIsTheClientsOwn: requests to the API do not take it.
+func TestTransportIsTheClientsOwn(t *testing.T) {
+	auth := newAuthServer(t)
+	api := newAPIServer(t)
+	tunnel := newTunnel(t, auth.Listener.Addr().String())
+	t.Setenv("PROXY", tunnel.URL)
+	proxy := runCaddy(t, partnerSiteWith(`transport http {
+			network_proxy url {$PROXY}
+		}`))
+
+	proxy.want(http.StatusOK)
+
+	if n := tunnel.opened.Load(); n != 1 || len(api.seen()) != 1 {
+		t.Errorf("%d requests went through the proxy, and %d reached the API", n, len(api.seen()))
+	}
+}
+
+// tunnel is an HTTP proxy with one destination.
+type tunnel struct {
+	*httptest.Server
+	destination string
+	opened      atomic.Int32
+}
+
+func newTunnel(t testing.TB, destination string) *tunnel {
+	t.Helper()
+	p := &tunnel{destination: destination}
+	p.Server = httptest.NewServer(p)
+	t.Cleanup(p.Close)
+	return p
+}
+
+func (p *tunnel) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	p.opened.Add(1)
+	if r.Method != http.MethodConnect { // a request for an http URL
+		r.RequestURI = ""
+		resp, err := http.DefaultTransport.RoundTrip(r)
+		if err != nil {
+			w.WriteHeader(http.StatusBadGateway)
+			return
+		}
+		defer resp.Body.Close()
+		w.WriteHeader(resp.StatusCode)
+		_, _ = io.Copy(w, resp.Body)
+		return
+	}
+	out, err := net.Dial("tcp", p.destination)
+	if err != nil {
+		w.WriteHeader(http.StatusBadGateway)
+		return
+	}
+	in, _, err := w.(http.Hijacker).Hijack()
+	if err != nil {
+		_ = out.Close()
+		return
+	}
+	_, _ = io.WriteString(in, "HTTP/1.1 200 OK\r\n\r\n")
+	pipe := func(to, from net.Conn) {
+		_, _ = io.Copy(to, from)
+		_, _ = to.Close(), from.Close()
+	}
+	go pipe(in, out)
+	go pipe(out, in)
+}
+
+// newClientCertificate makes a certificate and its key, in DER.
+func newClientCertificate(t testing.TB) (*x509.Certificate, []byte) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1),
+		Subject:      pkix.Name{CommonName: "partner"},
+		NotAfter:     time.Now().Add(time.Hour),
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	certificate, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keyDER, err := x509.MarshalECPrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return certificate, keyDER
+}
+
+// pemFile writes a file with one PEM block, and returns its path.
+func pemFile(t testing.TB, kind string, der []byte) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "pem")
+	if err := os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
