@@ -2,10 +2,12 @@ package upstreamoauth2
 
 import (
 	"container/list"
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
 	"sync"
+	"sync/atomic"
 )
 
 // accounts keep one slot for each account, and for each set of values that a
@@ -16,8 +18,9 @@ type accounts struct {
 	cache  *tokenCache
 	shards []accountShard
 
-	maxProven   int // for each shard
-	maxUnproven int
+	proven      atomic.Int64 // how many accounts have had a token, in all shards
+	maxProven   int64
+	maxUnproven int // for each shard
 }
 
 // accountKey stands for everything that a request contributes: a hash, so that
@@ -56,13 +59,25 @@ const (
 
 func newAccounts(cache *tokenCache, limit int) *accounts {
 	shards := max(1, min(maxAccountShards, limit/minAccountsPerShard))
-	a := &accounts{cache: cache, shards: make([]accountShard, shards), maxProven: max(1, limit/shards)}
-	a.maxUnproven = max(8, a.maxProven/4)
+	a := &accounts{
+		cache:       cache,
+		shards:      make([]accountShard, shards),
+		maxProven:   int64(limit),
+		maxUnproven: max(8, limit/shards/4),
+	}
 	for i := range a.shards {
 		a.shards[i].byKey = make(map[accountKey]*account)
 	}
 	return a
 }
+
+// processKey keeps hashes from being compared across processes, or found by
+// trying.
+var processKey = func() []byte {
+	key := make([]byte, 16)
+	_, _ = rand.Read(key) // never fails
+	return key
+}()
 
 // keyOf hashes the values that a request contributes, each with its length, so
 // that no two lists of values look alike.
@@ -92,7 +107,11 @@ func (a *accounts) slot(values []string) *slot {
 	added.slot.cache, added.slot.account = a.cache, added
 	shard.byKey[key] = added
 	added.entry = shard.unproven.PushFront(added)
-	evicted := shard.shrink(&shard.unproven, a.maxUnproven)
+	var evicted *account
+	if shard.unproven.Len() > a.maxUnproven {
+		evicted = shard.unproven.Back().Value.(*account)
+		a.remove(shard, evicted)
+	}
 	shard.mu.Unlock()
 
 	evicted.halt()
@@ -103,22 +122,47 @@ func (a *accounts) slot(values []string) *slot {
 func (a *accounts) prove(acc *account) {
 	shard := a.shard(acc.key)
 	shard.mu.Lock()
-	var evicted *account
-	if acc.entry != nil && !acc.proven {
+	added := acc.entry != nil && !acc.proven
+	if added {
 		shard.unproven.Remove(acc.entry)
 		acc.proven = true
 		acc.entry = shard.proven.PushFront(acc)
-		evicted = shard.shrink(&shard.proven, a.maxProven)
 	}
 	shard.mu.Unlock()
-	evicted.halt()
+	if added && a.proven.Add(1) > a.maxProven {
+		a.makeRoom(acc)
+	}
+}
+
+// makeRoom evicts a proven account: the least recently used one among those next
+// to the newcomer, which over many accounts is as good as among all.
+func (a *accounts) makeRoom(newcomer *account) {
+	first := a.index(newcomer.key)
+	for i := range a.shards {
+		shard := &a.shards[(first+i)%len(a.shards)]
+		shard.mu.Lock()
+		var oldest *account
+		entry := shard.proven.Back()
+		if entry != nil && entry.Value == newcomer {
+			entry = entry.Prev()
+		}
+		if entry != nil {
+			oldest = entry.Value.(*account)
+			a.remove(shard, oldest)
+		}
+		shard.mu.Unlock()
+		if oldest != nil {
+			oldest.halt()
+			return
+		}
+	}
 }
 
 // drop evicts an account that is of no use any more.
 func (a *accounts) drop(acc *account) {
 	shard := a.shard(acc.key)
 	shard.mu.Lock()
-	shard.remove(acc)
+	a.remove(shard, acc)
 	shard.mu.Unlock()
 	acc.halt()
 }
@@ -135,9 +179,11 @@ func (a *accounts) stop() {
 	}
 }
 
-func (a *accounts) shard(key accountKey) *accountShard {
-	return &a.shards[binary.LittleEndian.Uint64(key[:])%uint64(len(a.shards))]
+func (a *accounts) index(key accountKey) int {
+	return int(binary.LittleEndian.Uint32(key[:]) % uint32(len(a.shards)))
 }
+
+func (a *accounts) shard(key accountKey) *accountShard { return &a.shards[a.index(key)] }
 
 func (s *accountShard) listOf(acc *account) *list.List {
 	if acc.proven {
@@ -146,24 +192,18 @@ func (s *accountShard) listOf(acc *account) *list.List {
 	return &s.unproven
 }
 
-// shrink evicts the least recently used account of a list that has become too
-// long. It is halted outside the lock, which its slot takes in the other order.
-func (s *accountShard) shrink(l *list.List, most int) *account {
-	if l.Len() <= most {
-		return nil
-	}
-	oldest := l.Back().Value.(*account)
-	s.remove(oldest)
-	return oldest
-}
-
-func (s *accountShard) remove(acc *account) {
+// remove evicts an account. It is halted when the shard's lock, which is held
+// here, has been released: its slot takes the two in the other order.
+func (a *accounts) remove(shard *accountShard, acc *account) {
 	if acc.entry == nil {
 		return
 	}
-	s.listOf(acc).Remove(acc.entry)
+	shard.listOf(acc).Remove(acc.entry)
 	acc.entry = nil
-	delete(s.byKey, acc.key)
+	delete(shard.byKey, acc.key)
+	if acc.proven {
+		a.proven.Add(-1)
+	}
 }
 
 // halt ends the work for an evicted account. Requests that wait for its fetch

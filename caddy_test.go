@@ -227,31 +227,26 @@ func TestFirstTokensAreFetchedAtStart(t *testing.T) {
 		}
 	}
 }`)
-	eventually(t, "the log told of both", func() bool {
-		right, ok := proxy.logged("first token obtained")
-		wrong, failed := proxy.logged("token request failed; requests are answered without going upstream")
-		return ok && failed &&
-			right["client"] == "right" && right["level"] == "info" &&
-			wrong["client"] == "wrong" && wrong["level"] == "error" && wrong["oauth_error"] == "invalid_client" &&
-			wrong["next_attempt_in"] != nil
-	})
+	right, wrong := proxy.awaitLog(logObtained), proxy.awaitLog(logFailed)
+	if right["client"] != "right" || right["level"] != "info" {
+		t.Errorf("of the right secret the log says %v", right)
+	}
+	if wrong["client"] != "wrong" || wrong["level"] != "error" || wrong["oauth_error"] != "invalid_client" || wrong["next_attempt_in"] == nil {
+		t.Errorf("of the wrong secret the log says %v", wrong)
+	}
 }
 
 // TestTokenEndpointMayBeASiteOfTheSameCaddy, and still the first token is
 // fetched at start.
 func TestTokenEndpointMayBeASiteOfTheSameCaddy(t *testing.T) {
 	api := newAPIServer(t)
-	t.Setenv("TOKEN_ENDPOINT", "http://{$OTHER_SITE}/token")
 	proxy := runCaddy(t, strings.ReplaceAll(partnerSite, "{$TOKEN_ENDPOINT}", "http://{$OTHER_SITE}/token")+`
 http://{$OTHER_SITE} {
 	respond /token `+"`"+`{"access_token":"from-the-same-caddy","expires_in":3600}`+"`"+`
 }`)
-	eventually(t, "the first token was there", func() bool {
-		_, ok := proxy.logged("first token obtained")
-		return ok
-	})
-	if _, failed := proxy.logged("token request failed; requests are answered without going upstream"); failed {
-		t.Error("a token request failed first")
+	proxy.awaitLog(logObtained)
+	if failed := proxy.logged(logFailed); failed != nil {
+		t.Errorf("a token request failed first: %v", failed)
 	}
 	proxy.want(http.StatusOK)
 	if got := api.lastAuthorization(t); got != "Bearer from-the-same-caddy" {
@@ -293,16 +288,11 @@ func TestStoppedCaddyLeavesNothingBehind(t *testing.T) {
 	proxy.want(http.StatusOK)
 	before := openCaches()
 
-	half := `
-http://{$OTHER_SITE} {
-	upstream_oauth2 {
-		token_endpoint {$TOKEN_ENDPOINT}
-		client_id      other-id
-		client_secret  other-secret
-	}
-	upstream_oauth2 not-defined
-}`
-	config, _, err := adaptCaddyfile(inSurroundings(partnerSite + half))
+	halfGood := strings.NewReplacer(
+		"partner-secret\n", "other-secret\n",
+		"reverse_proxy", "upstream_oauth2 not-defined\n\treverse_proxy",
+	).Replace(partnerSite)
+	config, _, err := adaptCaddyfile(inSurroundings(halfGood))
 	if err != nil {
 		t.Fatal(err)
 	}

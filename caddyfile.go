@@ -131,7 +131,7 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	if err != nil {
 		return err
 	}
-	if len(lines.options) > 0 || d.Val() == "}" { // with an empty block, too
+	if len(lines.options) > 0 || atBlockEnd(d) { // with an empty block, too
 		return lines.check(&h.Client)
 	}
 	if h.Name == "" {
@@ -308,11 +308,17 @@ func parseClient(d *caddyfile.Dispenser, c *Client) (clientLines, error) {
 		if err := o.parse(d, c, args); err != nil {
 			return lines, err
 		}
-		if nesting := d.Nesting(); d.NextBlock(nesting) || d.Val() == "}" && !o.block {
+		if nesting := d.Nesting(); d.NextBlock(nesting) || atBlockEnd(d) && !o.block {
 			return lines, lines.options[name].errorf("%s takes no block here: write '%s'", name, strings.TrimSpace(name+" "+o.usage))
 		}
 	}
 	return lines, nil
+}
+
+// atBlockEnd reports whether the last token read closes a block.
+func atBlockEnd(d *caddyfile.Dispenser) bool {
+	token := d.Token()
+	return token.Text == "}" && !token.Quoted()
 }
 
 func unknownOption(d *caddyfile.Dispenser, name string) error {

@@ -26,7 +26,7 @@ const goldenSeparator = "----------\n"
 func TestAdapt(t *testing.T) {
 	for _, file := range goldenFiles(t) {
 		t.Run(strings.TrimSuffix(filepath.Base(file), ".txt"), func(t *testing.T) {
-			t.Setenv("PARTNER_SECRET", "secret")
+			t.Setenv("PARTNER_SECRET", strings.Repeat("secret", 11)) // long enough for HS512
 			input, want, _ := strings.Cut(readFile(t, file), goldenSeparator)
 
 			config, warnings, err := adaptCaddyfile(input)
@@ -136,6 +136,7 @@ func TestRefusedCaddyfiles(t *testing.T) {
 		hopByHop  = "field never reaches the upstream, as it is for one connection only: use another, at Caddyfile:6"
 		duration  = "is not a duration longer than zero: write one such as 30s, 5m or 1h, at Caddyfile:6"
 		injectUse = "write 'inject header [<name> [<scheme>]] | query <name>', at Caddyfile:6"
+		replayUse = "write 'replay off | { status <code>... body_limit <size> }', at Caddyfile:6"
 		aheadText = "must be a percentage of the token's life, such as 20%, or a duration, such as 5m, at Caddyfile:6"
 	)
 	tests := []struct {
@@ -212,6 +213,14 @@ func TestRefusedCaddyfiles(t *testing.T) {
 		{"Host", blockWith("inject header Host"), `upstream_oauth2: inject: the Host ` + hopByHop},
 		{"a field name with a space", blockWith("inject header \"X A\""), `upstream_oauth2: inject: "X A" is not a header field name, at Caddyfile:6`},
 		{"a scheme that is none", blockWith("inject header Authorization \"a b\""), `upstream_oauth2: inject: "a b" is not an authentication scheme, at Caddyfile:6`},
+		{"replay without more", blockWith("replay"), replayUse},
+		{"replay switched on", blockWith("replay on"), replayUse},
+		{"replay off with a block", blockWith("replay off {\n status 401\n}"), `upstream_oauth2: replay: 'replay off' takes nothing else: remove 'off' or the block, at Caddyfile:6`},
+		{"a status in words", blockWith("replay {\n status unauthorized\n}"), `"unauthorized" is not a status code: write numbers, such as 401, at Caddyfile:7`},
+		{"a status that is no rejection", blockWith("replay {\n status 401 302\n}"), `upstream_oauth2: replay: status 302 is no rejection: write error statuses, such as 401, at Caddyfile:6`},
+		{"a body limit that is no size", blockWith("replay {\n body_limit much\n}"), `"much" is not a size: write one such as 64KiB, or 0, at Caddyfile:7`},
+		{"two body limits", blockWith("replay {\n body_limit 1KiB\n body_limit 2KiB\n}"), `body_limit is given twice: remove one, at Caddyfile:8`},
+		{"an unknown line of replay", blockWith("replay {\n times 3\n}"), `unexpected "times": write 'replay off | { status <code>... body_limit <size> }', at Caddyfile:7`},
 		{"on_error with a typing error", blockWith("on_error ignore"), `upstream_oauth2: on_error: must be 'reject' or 'pass', not "ignore", at Caddyfile:6`},
 
 		// The directive and the global option.
@@ -253,7 +262,7 @@ func TestRefusedEndpoints(t *testing.T) {
 		{"no host", "https:///token", notAbsolute},
 		{"a path alone", "/token", notAbsolute},
 		{"a port that is none", "https://auth.example:https/token", notAbsolute},
-		{"another scheme", "ftp://auth.example/token", "must be an https URL, not ftp:"},
+		{"another scheme", "ftp://auth.example/token", `must be an https URL, not one of "ftp"`},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -323,7 +332,7 @@ func TestRefusedByValidate(t *testing.T) {
 		{
 			"a reference to nothing",
 			site("upstream_oauth2 partner"),
-			`there is no client "partner" (none is defined): define it with 'client partner { ... }' under the global option upstream_oauth2, or give the directive a block`,
+			`there is no client "partner" (none is defined there): define it with 'client partner { ... }' under the global option upstream_oauth2, or give the directive a block`,
 		},
 		{
 			"a reference with a typing error",

@@ -164,7 +164,9 @@ const (
 // MarshalLogObject implements zapcore.ObjectMarshaler, which keeps credentials
 // out of the log that "servers { trace }" writes of each handler.
 func (c Client) MarshalLogObject(enc zapcore.ObjectEncoder) error {
-	enc.AddString("token_endpoint", c.TokenEndpoint)
+	endpoint, _, _ := strings.Cut(c.TokenEndpoint, "?") // a query may hold a key
+	enc.AddString("token_endpoint", endpoint)
+	enc.AddString("issuer", c.Issuer)
 	enc.AddString("client_id", c.ClientID)
 	return nil
 }
@@ -225,6 +227,9 @@ func (c *Client) checkEndpoints() error {
 			return &optionError{o.option, err}
 		}
 	}
+	if strings.Contains(c.Issuer, "?") {
+		return optionErrorf("issuer", "must not have a query (RFC 8414 section 2)")
+	}
 	return nil
 }
 
@@ -234,6 +239,8 @@ func (c *Client) checkAccount() error {
 		return optionErrorf("account", "%q is the same for every request: write a request placeholder, such as {http.auth.user.id}", c.Account)
 	case c.MaxAccounts < 0:
 		return optionErrorf("max_accounts", "must be a number greater than zero")
+	case c.KeepExisting && newInjector(*c).name == "Authorization" && slices.ContainsFunc(c.requestInputs(), requestInput.isCallersToken):
+		return optionErrorf("keep_existing", "every caller brings an Authorization field here, so none would get a token: remove 'keep_existing', or take the caller's token from another field")
 	case c.MaxAccounts > 0 && len(c.requestInputs()) == 0:
 		return optionErrorf("max_accounts", "goes with 'account', or with a grant for each caller")
 	}

@@ -155,7 +155,7 @@ func (c *Client) checkClientAuth() error {
 	} {
 		switch {
 		case rules.needs == o.name && !o.given:
-			return optionErrorf("client_auth", "%s needs %q", method, o.name)
+			return optionErrorf("client_auth", "%s needs %q: write '%[2]s <file>' in its block", method, o.name)
 		case o.given && rules.needs != o.name && !slices.Contains(rules.block, o.name):
 			return optionErrorf("client_auth", "%s does not take %q", method, o.name)
 		}

@@ -1,6 +1,7 @@
 package upstreamoauth2
 
 import (
+	"errors"
 	"net/http"
 	"net/url"
 	"strings"
@@ -28,9 +29,19 @@ func (c *Client) checkDPoP() error {
 	case c.Inject != nil:
 		return optionErrorf("inject", "tokens bound by 'dpop' go into the Authorization field (RFC 9449 section 7.1): remove 'inject'")
 	}
-	u, err := url.Parse(c.UpstreamBase)
-	if err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" || u.RawQuery != "" || u.Fragment != "" {
-		return optionErrorf("upstream_base", "must be an absolute URL without a query, such as https://api.example.com")
+	if strings.Contains(c.UpstreamBase, "{") {
+		return nil // checked once it is resolved
+	}
+	if err := checkUpstreamBase(c.UpstreamBase); err != nil {
+		return &optionError{"upstream_base", err}
+	}
+	return nil
+}
+
+func checkUpstreamBase(base string) error {
+	u, err := url.Parse(base)
+	if err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" || u.User != nil || strings.ContainsAny(base, "?#") {
+		return errors.New("must be an absolute URL without a query, such as https://api.example.com")
 	}
 	return nil
 }
@@ -53,8 +64,8 @@ func (c *liveClient) newProver() *prover {
 	return &prover{
 		key:    c.proofKey,
 		nonces: &c.cache.session.nonces,
-		base:   strings.TrimSuffix(c.UpstreamBase, "/"),
-		origin: tokenendpoint.Origin(c.UpstreamBase),
+		base:   strings.TrimSuffix(c.upstreamBase, "/"),
+		origin: tokenendpoint.Origin(c.upstreamBase),
 	}
 }
 

@@ -3,6 +3,7 @@ package upstreamoauth2
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"regexp"
 	"slices"
@@ -25,15 +26,17 @@ type expander struct {
 	err error
 }
 
+// fail keeps the first error, but rather one that only a change of the config
+// can mend.
 func (e *expander) fail(option string, err error) {
-	if err != nil && e.err == nil {
+	if err != nil && (e.err == nil || mayHeal(e.err) && !mayHeal(err)) {
 		e.err = &optionError{option, err}
 	}
 }
 
 // value resolves one value of an option.
 func (e *expander) value(option, text string) string {
-	if fromRequest(text) && mayComeFromRequest[option] {
+	if mayComeFromRequest[option] && fromRequest(text) {
 		if value, ok := e.inputs[text]; ok {
 			return value
 		}
@@ -70,19 +73,48 @@ func (e *expander) content(option string, text Credential) []byte {
 	}
 	content, err := os.ReadFile(value)
 	if err != nil {
-		e.fail(option, errReadFile(err))
+		// Named as it is written: the value may be a key that does not look like one.
+		e.fail(option, fmt.Errorf("%w %s: %w", errUnreadable, string(text), withoutPath(err)))
 	}
 	return content
+}
+
+// withoutPath returns what went wrong with a file.
+func withoutPath(err error) error {
+	if p, ok := errors.AsType[*fs.PathError](err); ok {
+		return p.Err
+	}
+	return err
 }
 
 // errUnreadable marks files that cannot be read: they may appear, or be written
 // anew, while Caddy runs.
 var errUnreadable = errors.New("cannot read the file")
 
+// errReadFile names the file of a {file.*} placeholder.
 func errReadFile(err error) error { return fmt.Errorf("%w: %w", errUnreadable, err) }
 
-// fromRequest reports whether text differs from request to request.
-func fromRequest(text string) bool { return strings.Contains(text, "{http.") }
+// placeholder finds what looks like one.
+var placeholder = regexp.MustCompile(`\{([A-Za-z][\w.-]*)\}`)
+
+// fromRequest reports whether text differs from request to request: it holds a
+// placeholder that is known to requests only, such as {http.auth.user.id}, or one
+// that a map directive sets.
+func fromRequest(text string) bool {
+	if !strings.Contains(text, "{") {
+		return false
+	}
+	global := caddy.NewReplacer()
+	for _, match := range placeholder.FindAllStringSubmatch(text, -1) {
+		if strings.HasPrefix(match[1], "file.") {
+			continue
+		}
+		if _, known := global.Get(match[1]); !known {
+			return true
+		}
+	}
+	return false
+}
 
 // mayComeFromRequest are the options that may: what they hold is part of the
 // key that tells tokens apart. Endpoints and our own credentials may not.
@@ -112,7 +144,7 @@ func expand(repl *caddy.Replacer, text string) (string, error) {
 	if strings.Contains(text, "{http.request.uri.path.file.") {
 		return "", errors.New("a {file.*} placeholder without a slash is short for a part of the request path: write an absolute path, such as {file./run/secrets/partner}")
 	}
-	if fromRequest(text) {
+	if strings.Contains(text, "{http.") {
 		return "", errors.New("it holds a placeholder that differs from request to request, which is allowed in " + listRequestOptions() + " only: use {env.*} or {file.*}")
 	}
 	for _, match := range filePlaceholder.FindAllStringSubmatch(text, -1) {

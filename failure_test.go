@@ -146,8 +146,8 @@ func TestRedirectsAreNotFollowed(t *testing.T) {
 				t.Error("the redirect was followed")
 			}
 			// The way out is in the log.
-			line, ok := proxy.logged("token request failed; requests are answered without going upstream")
-			if text, _ := line["error"].(string); !ok || !strings.Contains(text, "write the final address as 'token_endpoint'") {
+			line := proxy.awaitLog(logFailed)
+			if text, _ := line["error"].(string); !strings.Contains(text, "write the final address as 'token_endpoint'") {
 				t.Errorf("the log says %v", line)
 			}
 		})
@@ -272,12 +272,8 @@ func TestShortOutageIsInvisible(t *testing.T) {
 		proxy.want(http.StatusOK)
 		return api.lastAuthorization(t) != "Bearer access-token-1"
 	})
-	if _, ok := proxy.logged("token request failed; the token in hand is still served"); !ok {
-		t.Error("the log does not tell of the outage")
-	}
-	if _, ok := proxy.logged("token obtained again"); !ok {
-		t.Error("the log does not tell that it is over")
-	}
+	proxy.awaitLog(logFailedEarly)
+	proxy.awaitLog(logObtainedAgain)
 }
 
 // TestLongOutageIsToldAndEndsByItself: an expired token is never injected, and
@@ -400,8 +396,8 @@ func TestUnreadableSecretFileHealsByItself(t *testing.T) {
 	site := strings.Replace(tellingSite(""), "partner-secret\n", "{file.{$SECRET_FILE}}\n", 1)
 	proxy := runCaddy(t, site)
 
-	warning, ok := proxy.logged("a credential cannot be read yet; it is tried again at each token request")
-	if want := "client_secret: cannot read the file: open " + path + ": no such file or directory"; !ok || warning["error"] != want || warning["level"] != "warn" {
+	warning := proxy.awaitLog("a credential cannot be read yet; it is tried again at each token request")
+	if want := "client_secret: cannot read the file: open " + path + ": no such file or directory"; warning["error"] != want || warning["level"] != "warn" {
 		t.Errorf("when the config loads the log says %v", warning)
 	}
 

@@ -1,8 +1,8 @@
 package upstreamoauth2
 
 import (
+	"context"
 	"fmt"
-	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -181,6 +181,14 @@ func (c *Client) checkGrant() error {
 			return optionErrorf("grant", "%s is no option of the grant %q: write further form fields as 'token_param <name> <value>'", o.name, g.Type)
 		}
 	}
+	for _, o := range []struct {
+		name  string
+		value Credential
+	}{{"assertion", g.Assertion}, {"subject_token", g.SubjectToken}, {"actor_token", g.ActorToken}} {
+		if strings.Contains(string(o.value), "{http.request.cookie.") || strings.Contains(string(o.value), "{http.request.uri") {
+			return optionErrorf("grant", "%s must not come from a cookie or the URL, which go upstream: take it from a header field, which does not", o.name)
+		}
+	}
 	switch g.Type {
 	case refreshToken:
 		if g.RefreshToken == "" {
@@ -189,7 +197,7 @@ func (c *Client) checkGrant() error {
 	case jwtBearer:
 		return g.checkJWTBearer()
 	case tokenExchange:
-		return c.checkTokenExchange(g)
+		return g.checkTokenExchange()
 	}
 	return nil
 }
@@ -199,7 +207,7 @@ func (g Grant) checkJWTBearer() error {
 	switch {
 	case !signed && g.Assertion == "":
 		return optionErrorf("grant", "jwt_bearer needs 'assertion', or 'key' or 'service_account' to sign one with")
-	case signed && g.Assertion != "":
+	case g.Assertion != "" && (signed || g.KeyID != "" || g.Algorithm != "" || g.Issuer != "" || g.Subject != "" || g.Audience != "" || len(g.Claim) > 0 || g.Lifetime != 0):
 		return optionErrorf("grant", "an assertion is either ready-made or signed here: remove 'assertion', or what it would be signed with")
 	case g.ServiceAccount != "" && (g.Key != "" || g.KeyID != "" || g.Algorithm != ""):
 		return optionErrorf("grant", "a service_account brings its own key: remove 'key', 'key_id' and 'algorithm'")
@@ -214,7 +222,7 @@ func (g Grant) checkJWTBearer() error {
 	return nil
 }
 
-func (c *Client) checkTokenExchange(g Grant) error {
+func (g Grant) checkTokenExchange() error {
 	for _, t := range []string{g.SubjectTokenType, g.ActorTokenType, g.RequestedTokenType} {
 		if t != "" && !strings.Contains(t, ":") && !slices.Contains(tokenTypes, t) {
 			return optionErrorf("grant", "%q is not a token type: write a URN, or one of %s", t, strings.Join(tokenTypes, ", "))
@@ -223,72 +231,48 @@ func (c *Client) checkTokenExchange(g Grant) error {
 	if g.ActorTokenType != "" && g.ActorToken == "" {
 		return optionErrorf("grant", "actor_token_type is for an actor_token, which is missing (RFC 8693 section 2.1)")
 	}
-	if c.KeepExisting && c.grant().SubjectToken == callersToken && newInjector(*c).name == "Authorization" {
-		return optionErrorf("keep_existing", "every caller brings an Authorization field here, so none would get a token: remove 'keep_existing', or give 'subject_token' another source")
-	}
 	return nil
 }
 
-// refreshMemory is what the refresh_token grant remembers between two token
-// requests: the newest refresh token, and the configured one it descends from.
-type refreshMemory struct {
-	first, newest tokenendpoint.Secret
-}
-
-// secretsOf returns the tokens in hand, which no error text may show.
-func secretsOf(job job) []tokenendpoint.Secret {
-	var secrets []tokenendpoint.Secret
-	if job.held != nil {
-		secrets = append(secrets, job.held.AccessToken, job.held.RefreshToken)
-	}
-	if known, ok := job.memory.(refreshMemory); ok {
-		secrets = append(secrets, known.first, known.newest)
-	}
-	return secrets
-}
-
-// addGrant adds the grant and its parameters to the form. memory is what the
-// last successful request returned, and remember makes that of this one's
-// answer.
-func (c *Client) addGrant(e *expander, s *settings, audience string, memory any) (remember func(*tokenendpoint.Token) any) {
+// addGrant adds the grant and its parameters to the form. done is called with the
+// token that comes of it, or nil.
+func (c *liveClient) addGrant(ctx context.Context, e *expander, s *settings, audience string) (done func(*tokenendpoint.Token)) {
+	// A refresh token in the answer is of no use but to the refresh_token grant:
+	// the others can be repeated (RFC 6749 section 4.4.3, RFC 8693 section 2.2.1).
+	done = func(*tokenendpoint.Token) {}
 	g := c.grant()
 	s.form.Set("grant_type", g.grantType())
 	switch g.Type {
 	case refreshToken:
-		return addRefreshToken(s.form, e.secret("refresh_token", g.RefreshToken), memory)
+		first := e.secret("refresh_token", g.RefreshToken)
+		if e.err != nil {
+			break
+		}
+		chain := c.joinChain(s, first)
+		newest, err := chain.take(ctx)
+		if err != nil {
+			e.fail("refresh_token", err)
+			break
+		}
+		s.form.Set("refresh_token", newest.Reveal())
+		done = chain.putBack
 	case jwtBearer:
 		s.form.Set("assertion", c.assertion(e, s, audience).Reveal())
 	case tokenExchange:
-		s.form.Set("subject_token", bareToken(e.value("subject_token", string(g.SubjectToken))))
+		s.form.Set("subject_token", e.value("subject_token", string(g.SubjectToken)))
 		s.form.Set("subject_token_type", tokenTypeURN(g.SubjectTokenType))
-		s.form.Set("actor_token", bareToken(e.value("actor_token", string(g.ActorToken))))
+		s.form.Set("actor_token", e.value("actor_token", string(g.ActorToken)))
 		s.form.Set("actor_token_type", tokenTypeURN(g.ActorTokenType))
 		s.form.Set("requested_token_type", tokenTypeURN(g.RequestedTokenType))
 	}
-	// A refresh token in the answer to these grants is of no use: the grant
-	// itself can be repeated (RFC 6749 section 4.4.3, RFC 8693 section 2.2.1).
-	return func(*tokenendpoint.Token) any { return nil }
-}
-
-func addRefreshToken(form url.Values, first tokenendpoint.Secret, memory any) (remember func(*tokenendpoint.Token) any) {
-	known, ok := memory.(refreshMemory)
-	if !ok || !known.first.Equal(first) { // at first, or configured anew
-		known = refreshMemory{first: first, newest: first}
-	}
-	form.Set("refresh_token", known.newest.Reveal())
-	return func(token *tokenendpoint.Token) any {
-		if !token.RefreshToken.IsZero() {
-			known.newest = token.RefreshToken
-		}
-		return known
-	}
+	return done
 }
 
 // assertion returns the assertion of the jwt_bearer grant.
 func (c *Client) assertion(e *expander, s *settings, audience string) tokenendpoint.Secret {
 	g := c.grant()
 	if g.Assertion != "" {
-		return tokenendpoint.NewSecret(bareToken(e.value("assertion", string(g.Assertion))))
+		return e.secret("assertion", g.Assertion)
 	}
 	claims := tokenendpoint.AssertionClaims{
 		Issuer:   s.clientID,
@@ -348,14 +332,6 @@ func (e *expander) serviceAccount(file Credential) *tokenendpoint.ServiceAccount
 		return nil
 	}
 	return account
-}
-
-// bareToken drops the scheme of an Authorization field.
-func bareToken(value string) string {
-	if len(value) > len("Bearer ") && strings.EqualFold(value[:len("Bearer ")], "Bearer ") {
-		return strings.TrimSpace(value[len("Bearer "):])
-	}
-	return value
 }
 
 // tokenTypeURN completes the short name of a token type.

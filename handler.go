@@ -40,7 +40,10 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 
 	err = next.ServeHTTP(x, r)
 	if x.rejection != nil {
-		err = x.replay(next, err)
+		return x.replay(next, err)
+	}
+	if failed, ok := errors.AsType[caddyhttp.HandlerError](err); ok && !x.answered {
+		x.replaceLater(h.rules.judge(failed.StatusCode, nil)) // "error 401" in handle_response, say
 	}
 	return err
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -81,6 +82,7 @@ type runningCaddy struct {
 	t       testing.TB
 	client  *http.Client
 	logFile string
+	loads   int // of a config
 }
 
 // runCaddy loads a Caddyfile and stops Caddy at the end of the test.
@@ -118,6 +120,7 @@ func (c *runningCaddy) reload(caddyfile string) {
 	if err := caddy.Load(config, true); err != nil {
 		c.t.Fatalf("the config does not load: %v", err)
 	}
+	c.loads++
 }
 
 // inSurroundings adds to the global options.
@@ -165,6 +168,10 @@ func (c *runningCaddy) get(path string, header http.Header) httpAnswer {
 func (c *runningCaddy) send(method, address, path string, header http.Header) httpAnswer {
 	c.t.Helper()
 	answer, err := c.try(method, address, path, header)
+	for retries := 1; err != nil && retries < c.loads; retries++ {
+		// Caddy closes its old port behind the reload, with what waits there.
+		answer, err = c.try(method, address, path, header)
+	}
 	if err != nil {
 		c.t.Fatal(err)
 	}
@@ -207,16 +214,34 @@ func (c *runningCaddy) log() string {
 	return string(log)
 }
 
-// logged returns the first log line with that message.
-func (c *runningCaddy) logged(message string) (map[string]any, bool) {
+// What the module logs about its token requests.
+const (
+	logObtained      = "first token obtained"
+	logRenewed       = "token renewed"
+	logObtainedAgain = "token obtained again"
+	logFailed        = "token request failed; requests are answered without going upstream"
+	logFailedEarly   = "token request failed; the token in hand is still served"
+)
+
+// logged returns the log lines with that message.
+func (c *runningCaddy) logged(message string) []map[string]any {
 	c.t.Helper()
+	var lines []map[string]any
 	for text := range strings.Lines(c.log()) {
 		var line map[string]any
 		if json.Unmarshal([]byte(text), &line) == nil && line["msg"] == message {
-			return line, true
+			lines = append(lines, line)
 		}
 	}
-	return nil, false
+	return lines
+}
+
+// awaitLog waits for the first log line with that message. What a token request
+// came to is logged when the requests that waited for it have been let go.
+func (c *runningCaddy) awaitLog(message string) map[string]any {
+	c.t.Helper()
+	eventually(c.t, "the log said "+message, func() bool { return len(c.logged(message)) > 0 })
+	return c.logged(message)[0]
 }
 
 // tracing makes Caddy log each handler that a request enters; see entered.
@@ -387,15 +412,27 @@ func (a *apiServer) lastAuthorization(t testing.TB) string {
 	return a.last(t).header.Get("Authorization")
 }
 
-// freeAddress returns a loopback address that nobody listens on.
+// lastPort is the port that freeAddress tried last. It begins anywhere, as other
+// test processes take ports too.
+var lastPort = 10000 + rand.IntN(15000)
+
+// freeAddress returns a loopback address that nobody listens on, and another
+// one each time. It keeps below the ports that the system gives to whoever asks
+// for any: one of those could be somebody else's before Caddy opens it.
 func freeAddress(t testing.TB) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 1000 {
+		if lastPort++; lastPort > 32000 {
+			lastPort = 10000
+		}
+		address := fmt.Sprintf("127.0.0.1:%d", lastPort)
+		if l, err := net.Listen("tcp", address); err == nil {
+			_ = l.Close()
+			return address
+		}
 	}
-	defer l.Close()
-	return l.Addr().String()
+	t.Fatal("there is no free port")
+	return ""
 }
 
 // secretFile writes a file with a secret in it, and returns its path.

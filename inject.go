@@ -56,6 +56,7 @@ type original struct {
 	connection []string    // nil if it was left alone
 	others     http.Header // further fields that were taken out; nil if none
 	rawQuery   string
+	requestURI string
 	body       io.ReadCloser // nil unless the caller announced trailers
 }
 
@@ -83,7 +84,7 @@ func (in *injector) put(r *http.Request, token *heldToken, room *[1]string) orig
 // take removes the caller's copies of the field.
 func (in *injector) take(r *http.Request) original {
 	if in.query {
-		before := original{rawQuery: r.URL.RawQuery}
+		before := original{rawQuery: r.URL.RawQuery, requestURI: r.RequestURI}
 		removeQuery(r.URL, in.name)
 		before.takeOut(r.Header, in.sources)
 		return before
@@ -130,6 +131,7 @@ func (before *original) takeOut(h http.Header, names []string) {
 func (in *injector) putBack(r *http.Request, before original) {
 	if in.query {
 		r.URL.RawQuery = before.rawQuery
+		r.RequestURI = before.requestURI // rewrite makes it anew from the URL
 	} else {
 		setOrDelete(r.Header, in.name, before.header)
 	}
@@ -197,11 +199,16 @@ func (in *injector) text(token *heldToken) string {
 	return v.text
 }
 
+// owns reports whether a header field is set here.
+func (in *injector) owns(name string) bool {
+	return strings.EqualFold(name, in.name) || in.prover != nil && strings.EqualFold(name, dpopField)
+}
+
 // nominated reports whether the caller's Connection field names ours.
 func (in *injector) nominated(connection []string) bool {
 	for _, line := range connection {
 		for option := range strings.SplitSeq(line, ",") {
-			if strings.EqualFold(textproto.TrimString(option), in.name) {
+			if in.owns(textproto.TrimString(option)) {
 				return true
 			}
 		}
@@ -209,7 +216,7 @@ func (in *injector) nominated(connection []string) bool {
 	return false
 }
 
-// keepFromConnection takes the field's name out of the caller's Connection
+// keepFromConnection takes our field's name out of the caller's Connection
 // field. A proxy drops every field named there (RFC 9110 section 7.6.1), so a
 // caller could strip the token and have the upstream answer 401.
 func (in *injector) keepFromConnection(h http.Header, connection []string) {
@@ -217,7 +224,7 @@ func (in *injector) keepFromConnection(h http.Header, connection []string) {
 	for _, line := range connection {
 		var rest []string
 		for option := range strings.SplitSeq(line, ",") {
-			if option = textproto.TrimString(option); !strings.EqualFold(option, in.name) {
+			if option = textproto.TrimString(option); !in.owns(option) {
 				rest = append(rest, option)
 			}
 		}
@@ -233,7 +240,8 @@ func (in *injector) keepFromConnection(h http.Header, connection []string) {
 func (in *injector) takeAliases(h http.Header) http.Header {
 	var taken http.Header
 	for name, values := range h {
-		if len(name) != len(in.name) || !strings.EqualFold(unifySeparators(name), unifySeparators(in.name)) {
+		alias := len(name) == len(in.name) && strings.EqualFold(unifySeparators(name), unifySeparators(in.name))
+		if !alias && !in.owns(name) {
 			continue
 		}
 		if taken == nil {

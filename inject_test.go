@@ -2,6 +2,7 @@ package upstreamoauth2
 
 import (
 	"bufio"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -10,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 // TestTokenGoesWhereTheConfigSays covers 'inject' and the token types.
@@ -205,6 +207,34 @@ func TestCallersCopiesOfTheFieldNeverGoUpstream(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestCallersTrailersNeverBecomeTheField: an upstream may merge them into the
+// header.
+func TestCallersTrailersNeverBecomeTheField(t *testing.T) {
+	newAuthServer(t)
+	api := newAPIServer(t)
+	api.answers(func(w http.ResponseWriter, r *http.Request) {
+		_, err := io.Copy(io.Discard, r.Body)
+		_, _ = fmt.Fprint(w, r.Trailer, err)
+	})
+	proxy := runCaddy(t, partnerSite)
+
+	r, err := http.NewRequest(http.MethodPost, "http://"+os.Getenv("SITE"), io.MultiReader(strings.NewReader("a body of unknown length")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Trailer = http.Header{"Authorization": {"Basic evil"}, "X-Checksum": {"7"}}
+	resp, err := proxy.client.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+
+	got, _ := io.ReadAll(resp.Body)
+	if want := "map[X-Checksum:[7]] <nil>"; string(got) != want {
+		t.Errorf("the API sees the trailers %s, want %s", got, want)
 	}
 }
 
@@ -431,6 +461,54 @@ func TestConnectionIsPutBack(t *testing.T) {
 	}
 }
 
+// TestHandlersAheadSeeTheRequestAsItWas, when it comes back to them.
+func TestHandlersAheadSeeTheRequestAsItWas(t *testing.T) {
+	const (
+		inHeader = "inject header X-Api-Key\n"
+		inQuery  = "inject query a\n"
+		without  = "on_error pass\nscope refused\n"
+	)
+	tests := []struct {
+		name, lines string
+		field       []string // X-Api-Key, as the caller sends it
+	}{
+		{"a header field the caller did not send", inHeader, nil},
+		{"a header field the caller sent", inHeader, []string{"own"}},
+		{"a query parameter the caller sent", inQuery, nil},
+		{"a header field, and no token", inHeader + without, []string{"own"}},
+		{"a query parameter, and no token", inQuery + without, nil},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			auth := newAuthServer(t)
+			newAPIServer(t)
+			auth.answers(func(w http.ResponseWriter, r tokenRequest) {
+				if r.form.Has("scope") {
+					say(w, http.StatusBadRequest, `{"error":"invalid_scope"}`)
+					return
+				}
+				issue(w, "T", time.Hour)
+			})
+			// log_append looks at the request when all others are done.
+			proxy := runCaddy(t, strings.Replace(partnerSiteWith(test.lines), "upstream_oauth2", `log
+				log_append query {query}
+				log_append field {header.X-Api-Key}
+				upstream_oauth2`, 1))
+
+			header := http.Header{}
+			if test.field != nil {
+				header["X-Api-Key"] = test.field
+			}
+			proxy.get("/?a=1&b", header)
+
+			line := proxy.awaitLog("handled request")
+			if want := strings.Join(test.field, ""); line["query"] != "a=1&b" || line["field"] != want {
+				t.Errorf("afterwards the query is %q and the field %q, want %q and %q", line["query"], line["field"], "a=1&b", want)
+			}
+		})
+	}
+}
+
 // TestForwardAuthNeverSeesTheToken: the order of directives puts the token on
 // behind it, whatever the order in the file.
 func TestForwardAuthNeverSeesTheToken(t *testing.T) {
@@ -466,13 +544,13 @@ http://{$SITE} {
 			client_id      partner-id
 			client_secret  partner-secret
 		}
-		request_header Authorization Bearer Spoilt
+		request_header Authorization access spoilt-access
 		reverse_proxy {$API}
 	}
 }`)
 	for range 2 {
 		proxy.want(http.StatusOK)
-		if got := api.lastAuthorization(t); got != "Spoilt access-token-1" {
+		if got := api.lastAuthorization(t); got != "Bearer spoilt-access-token-1" {
 			t.Errorf("Authorization is %q", got)
 		}
 	}

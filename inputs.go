@@ -24,6 +24,12 @@ func (in requestInput) isProof() bool {
 	return false
 }
 
+// isCallersToken reports whether it is what callers prove themselves with by
+// default.
+func (in requestInput) isCallersToken() bool {
+	return in.isProof() && in.text == string(callersToken)
+}
+
 // requestInputs lists what a request contributes to the client's token request.
 // All of it is in the key that tells tokens apart, so that no token is ever
 // used for a request that would not have asked for the very same one.
@@ -62,22 +68,43 @@ type callerError struct {
 }
 
 func (e *callerError) Error() string {
-	return fmt.Sprintf("the request has nothing for %s (%s)", e.option, e.text)
+	return fmt.Sprintf("the request has nothing, or too much, for %s (%s)", e.option, e.text)
 }
 
-// valuesOf returns the inputs' values for one request. None may be empty: all
-// requests without one would share a token that is meant for nobody.
+// maxInputs bounds what one request may contribute, and so what an account can
+// cost. Header fields are not longer by default.
+const maxInputs = 16 << 10
+
+// valuesOf returns the inputs' values for one request. None may be empty or
+// unknown: all requests without one would share a token that is meant for nobody.
 func valuesOf(inputs []requestInput, r *http.Request) ([]string, error) {
 	repl := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
-	values := make([]string, len(inputs))
+	values, size := make([]string, len(inputs)), 0
 	for i, in := range inputs {
-		value, err := repl.ReplaceOrErr(in.text, true, false)
-		if err != nil || strings.TrimSpace(value) == "" {
+		value, err := repl.ReplaceOrErr(in.text, true, true)
+		if in.isProof() {
+			value = bareToken(value, in.text == string(callersToken))
+		}
+		size += len(value)
+		if err != nil || strings.TrimSpace(value) == "" || size > maxInputs {
 			return nil, &callerError{in.option, in.text}
 		}
 		values[i] = value
 	}
 	return values, nil
+}
+
+// bareToken drops the scheme of an Authorization field. If the value comes from
+// that field, another scheme than Bearer makes it no token: a password, say.
+func bareToken(value string, authorization bool) string {
+	scheme, token, _ := strings.Cut(value, " ")
+	if strings.EqualFold(scheme, "Bearer") {
+		return strings.TrimSpace(token)
+	}
+	if authorization {
+		return ""
+	}
+	return value
 }
 
 // byText makes the values found for an account available to an expander.

@@ -81,6 +81,9 @@ func (a *App) open(ctx caddy.Context, name string, config Client) (*liveClient, 
 	}
 	client, err := newLiveClient(ctx, name, config)
 	if err != nil {
+		if _, ok := a.Clients[name]; ok && a.named[name] != nil {
+			return nil, fmt.Errorf("client %q is defined under the global option: refer to it without a block, or give this one another name", name)
+		}
 		if name == "" {
 			name = defaultName(config)
 		}
@@ -99,14 +102,16 @@ func sameConfig(a, b Client) bool {
 	return string(x) == string(y)
 }
 
-// refer returns the client that is defined by that name.
+// refer returns the client that is defined by that name in the app. Those that
+// handlers carry are not looked at: which of them are there already depends on
+// the order in which handlers are set up.
 func (a *App) refer(name string) (*liveClient, error) {
-	if client, ok := a.named[name]; ok {
-		return client, nil
+	if _, ok := a.Clients[name]; ok {
+		return a.named[name], nil
 	}
-	known := "none is defined"
-	if len(a.named) > 0 {
-		known = "defined: " + strings.Join(slices.Sorted(maps.Keys(a.named)), ", ")
+	known := "none is defined there"
+	if len(a.Clients) > 0 {
+		known = "defined: " + strings.Join(slices.Sorted(maps.Keys(a.Clients)), ", ")
 	}
 	return nil, fmt.Errorf("there is no client %q (%s): define it with 'client %s { ... }' under the global option upstream_oauth2, or give the directive a block", name, known, name)
 }
@@ -218,13 +223,13 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 }
 
 // warnOfDebugLog tells where a token would show that we cannot keep out: at
-// debug level, reverse_proxy logs the header it sends, and Caddy hides there
-// only Authorization and cookies.
+// debug level, reverse_proxy logs the header it sends and rewrite the URL, and
+// Caddy hides there only Authorization and cookies.
 func (h *Handler) warnOfDebugLog(ctx caddy.Context) {
 	debug := ctx.Logger(new(reverseproxy.Handler)).Core().Enabled(zapcore.DebugLevel)
-	if debug && !h.injector.query && h.injector.name != "Authorization" {
-		ctx.Logger().Warn("at debug level, reverse_proxy logs the header field that carries the token: set another level where others read the log",
-			zap.String("client", h.live.name), zap.String("field", h.injector.name))
+	if debug && (h.injector.query || h.injector.name != "Authorization") {
+		ctx.Logger().Warn("at debug level, Caddy logs the header field or the URL that carries the token: set another level where others read the log",
+			zap.String("client", h.live.name), zap.String("inject", h.injector.name))
 	}
 }
 

@@ -3,9 +3,6 @@ package upstreamoauth2
 import (
 	"cmp"
 	"context"
-	"crypto/hmac"
-	"crypto/rand"
-	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -14,6 +11,7 @@ import (
 	"net/url"
 	"runtime/debug"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -28,17 +26,22 @@ import (
 // for a tokenCache that other configs may share.
 type liveClient struct {
 	Client
-	name      string
-	inputs    []requestInput
-	transport http.RoundTripper
-	proofKey  *tokenendpoint.ProofKey // nil without dpop
-	logger    *zap.Logger
+	name         string
+	inputs       []requestInput
+	transport    http.RoundTripper
+	proofKey     *tokenendpoint.ProofKey // nil without dpop
+	upstreamBase string                  // likewise
+	logger       *zap.Logger
 
 	// accountLogger is for what happens to single accounts: a sample of it.
 	accountLogger *zap.Logger
 
 	key   string
 	cache *tokenCache
+
+	chainMu  sync.Mutex // guards the grant that is refreshed, if any
+	chain    *refreshChain
+	chainKey string
 }
 
 // newLiveClient checks the config and joins the cache for its settings. It
@@ -60,17 +63,13 @@ func newLiveClient(ctx caddy.Context, name string, config Client) (*liveClient, 
 	// clients apart whose settings read the same.
 	e := &expander{repl: caddy.NewReplacer()}
 	s, _ := c.resolve(e)
-	rehearsal := *s
-	rehearsal.form = make(url.Values)
-	audience := cmp.Or(s.issuer, s.endpoint)
-	c.prove(e, &rehearsal, audience)
-	c.addGrant(e, &rehearsal, audience, nil)
+	firstRefreshToken := c.rehearse(e, s)
 
 	var err error
 	if c.transport, err = loadTransport(ctx, config); err != nil {
 		return nil, err
 	}
-	if err := cmp.Or(e.err, c.presentCertificate(e)); err != nil {
+	if err := c.presentCertificate(e); err != nil {
 		if !mayHeal(err) {
 			return nil, err
 		}
@@ -84,14 +83,43 @@ func newLiveClient(ctx caddy.Context, name string, config Client) (*liveClient, 
 	if err != nil {
 		return nil, err
 	}
-	c.key = c.settingsKey(s, rehearsal.form.Get("refresh_token"), proofKey)
+	c.key = c.settingsKey(s, firstRefreshToken, proofKey, e.err != nil)
 	if c.cache, err = openCache(c.key, config.life(), config.maxAccounts(), c); err != nil {
 		return nil, err
 	}
-	if c.proofKey = proofKey; config.DPoP != nil && proofKey == nil {
-		c.proofKey, err = c.cache.session.proofKey()
+	if !firstRefreshToken.IsZero() {
+		c.joinChain(s, firstRefreshToken)
 	}
-	return c, err
+	if c.proofKey = proofKey; config.DPoP != nil && proofKey == nil {
+		if c.proofKey, err = c.cache.session.proofKey(); err != nil {
+			return nil, errors.Join(err, c.close())
+		}
+	}
+	return c, nil
+}
+
+// rehearse goes through what a token request needs beside the settings, so that
+// a mistake shows when the config is loaded. It returns the first refresh token,
+// if the grant has one.
+func (c *liveClient) rehearse(e *expander, s *settings) (firstRefreshToken tokenendpoint.Secret) {
+	audience := cmp.Or(s.issuer, s.endpoint)
+	auth := c.prove(e, s, audience)
+	if e.err == nil {
+		e.fail("client_auth", auth.Authenticate(make(url.Values), make(http.Header)))
+	}
+	if c.upstreamBase = e.value("upstream_base", c.UpstreamBase); c.upstreamBase != "" && e.err == nil {
+		e.fail("upstream_base", checkUpstreamBase(c.upstreamBase))
+	}
+	switch g := c.grant(); g.Type {
+	case jwtBearer:
+		c.assertion(e, s, audience)
+	case tokenExchange:
+		e.value("actor_token", string(g.ActorToken))
+		e.value("subject_token", string(g.SubjectToken))
+	case refreshToken:
+		firstRefreshToken = e.secret("refresh_token", g.RefreshToken)
+	}
+	return firstRefreshToken
 }
 
 // mayHeal reports whether err is about a file that may still appear, or appear
@@ -102,6 +130,7 @@ func mayHeal(err error) bool {
 }
 
 func (c *liveClient) close() error {
+	c.leaveChain()
 	return closeCache(c.key, c.cache, c)
 }
 
@@ -144,10 +173,14 @@ func loadTransport(ctx caddy.Context, config Client) (http.RoundTripper, error) 
 		if err != nil {
 			return nil, &optionError{"transport", err}
 		}
-		var ok bool
-		if transport, ok = module.(http.RoundTripper); !ok {
+		h, ok := module.(*reverseproxy.HTTPTransport)
+		switch {
+		case !ok:
 			return nil, optionErrorf("transport", "%T cannot send a token request: write 'transport http'", module)
+		case h.ProxyProtocol != "":
+			return nil, optionErrorf("transport", "a token request has no client address to tell: remove 'proxy_protocol'")
 		}
+		transport = h
 	}
 	if config.authMethod() != tlsClientAuth {
 		return transport, nil
@@ -176,29 +209,31 @@ func (c *liveClient) loadProofKey() (*tokenendpoint.ProofKey, error) {
 	return key, nil
 }
 
-// processKey keeps the hashes of settings and accounts from being compared
-// across processes, or found by trying.
-var processKey = func() []byte {
-	key := make([]byte, 16)
-	_, _ = rand.Read(key) // never fails
-	return key
-}()
-
 // settingsKey identifies all that a token depends on. Two clients with the
 // same key share it; a changed secret gives another. Key and assertion files
-// are not part of it: they prove the same client, whatever is in them.
-func (c *liveClient) settingsKey(s *settings, refresh string, proofKey *tokenendpoint.ProofKey) string {
+// are not part of it: they prove the same client, whatever is in them. But two
+// files are two things, even while they hold the same, and so are two clients
+// with something that cannot be read yet.
+func (c *liveClient) settingsKey(s *settings, refresh tokenendpoint.Secret, proofKey *tokenendpoint.ProofKey, unread bool) string {
 	thumbprint := ""
 	if proofKey != nil {
 		thumbprint = proofKey.Thumbprint()
 	}
-	mac := hmac.New(sha256.New, processKey)
-	_ = json.NewEncoder(mac).Encode([]any{ // plain values: it cannot fail
-		s.issuer, s.endpoint, s.clientID, s.secret.Reveal(), s.form, s.header, refresh,
+	config, _ := json.Marshal(c.Client)
+	rest, _ := json.Marshal([]any{ // plain values: it cannot fail
 		c.clientAuth(), c.grant(), c.Account, c.maxAccounts(), c.DPoP, thumbprint, c.anyTokenType(),
 		c.RefreshAhead, c.DefaultLifetime, c.Timeout, c.TransportRaw,
 	})
-	return hex.EncodeToString(mac.Sum(nil))
+	parts := []string{
+		s.issuer, s.endpoint, s.clientID, s.secret.Reveal(), refresh.Reveal(),
+		s.form.Encode(), url.Values(s.header).Encode(), string(rest),
+	}
+	parts = append(parts, filePlaceholder.FindAllString(string(config), -1)...)
+	if unread {
+		parts = append(parts, c.name, string(config))
+	}
+	key := keyOf(parts)
+	return hex.EncodeToString(key[:])
 }
 
 // isLoopbackURL reports whether the server is on this machine, as stand-ins for
@@ -223,7 +258,7 @@ var userAgent = func() string {
 }()
 
 // fetch implements fetcher.
-func (c *liveClient) fetch(ctx context.Context, job job) (*tokenendpoint.Token, any, error) {
+func (c *liveClient) fetch(ctx context.Context, job job) (*tokenendpoint.Token, error) {
 	// reverse_proxy's transport wants a replacer where a server_name has a
 	// placeholder.
 	repl := caddy.NewReplacer()
@@ -232,19 +267,20 @@ func (c *liveClient) fetch(ctx context.Context, job job) (*tokenendpoint.Token, 
 	e := &expander{repl: repl, inputs: byText(c.inputs, job.inputs)}
 	s, err := c.resolve(e)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	if err := c.presentCertificate(e); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	if err := c.discover(ctx, s); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	audience := cmp.Or(s.issuer, s.endpoint)
 	auth := c.prove(e, s, audience)
-	remember := c.addGrant(e, s, audience, job.memory)
+	done := c.addGrant(ctx, e, s, audience)
 	if e.err != nil {
-		return nil, nil, e.err
+		done(nil)
+		return nil, e.err
 	}
 
 	request := tokenendpoint.Request{
@@ -254,18 +290,27 @@ func (c *liveClient) fetch(ctx context.Context, job job) (*tokenendpoint.Token, 
 		Header:    s.header,
 		UserAgent: userAgent,
 		Timeout:   c.timeout(),
-		Held:      secretsOf(job),
+		Held:      held(job),
 		Proof:     c.proofKey,
 		Nonces:    &c.cache.session.nonces,
 	}
 	token, err := request.Do(ctx, c.transport)
+	done(token)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	if err := c.checkTokenType(token.Type); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	return token, remember(token), nil
+	return token, nil
+}
+
+// held returns the token in hand, which no error text may show.
+func held(job job) []tokenendpoint.Secret {
+	if job.held == nil {
+		return nil
+	}
+	return []tokenendpoint.Secret{job.held.AccessToken, job.held.RefreshToken}
 }
 
 // discover fills in the token endpoint from the issuer's metadata.
@@ -304,7 +349,7 @@ func (c *liveClient) discover(ctx context.Context, s *settings) error {
 func (c *liveClient) presentCertificate(e *expander) error {
 	transport, ok := c.transport.(*clientCertificate)
 	if !ok {
-		return nil
+		return e.err
 	}
 	a := c.clientAuth()
 	certificate := e.content("client_auth", Credential(a.Certificate))

@@ -185,6 +185,32 @@ func TestRefusedReloadLeavesTheRunningConfigAlone(t *testing.T) {
 	}
 }
 
+// TestRefusedConfigMakesNoTokenRequests: what it had joined before it was
+// refused goes on without it.
+func TestRefusedConfigMakesNoTokenRequests(t *testing.T) {
+	auth := newAuthServer(t)
+	newAPIServer(t)
+	auth.answers(issuing(time.Second))
+	proxy := runCaddy(t, partnerSite)
+	proxy.want(http.StatusOK)
+
+	t.Setenv("LOG_FILE", proxy.logFile+".refused")
+	halfGood := strings.Replace(partnerSite, "reverse_proxy", "upstream_oauth2 not-defined\n\treverse_proxy", 1)
+	config, _, err := adaptCaddyfile(inSurroundings(halfGood))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := caddy.Load(config, true); err == nil || !strings.Contains(err.Error(), "not-defined") {
+		t.Fatalf("the error is %v", err)
+	}
+
+	renewed := len(proxy.logged(logRenewed))
+	eventually(t, "the running config told of a renewal", func() bool {
+		proxy.want(http.StatusOK)
+		return len(proxy.logged(logRenewed)) > renewed
+	})
+}
+
 // TestReloadGoesOnLoggingWhereTheNewConfigSays: what outlives a reload holds
 // nothing that the old config owned.
 func TestReloadGoesOnLoggingWhereTheNewConfigSays(t *testing.T) {
@@ -200,7 +226,6 @@ func TestReloadGoesOnLoggingWhereTheNewConfigSays(t *testing.T) {
 
 	eventually(t, "the new log told of a renewal", func() bool {
 		proxy.want(http.StatusOK)
-		_, ok := proxy.logged("token renewed")
-		return ok
+		return proxy.logged(logRenewed) != nil
 	})
 }

@@ -185,8 +185,12 @@ func hasBody(r *http.Request) bool {
 	return r.ContentLength != 0 && r.Body != nil && r.Body != http.NoBody
 }
 
-// end gives the request its own body back.
+// end gives the request its own body back. A rejection that is still held back,
+// because it broke off, counts for the next request at least.
 func (x *exchange) end() {
+	if x.rejection != nil {
+		x.replaceLater(x.rejection.verdict)
+	}
 	if x.body != nil {
 		x.request.Body = x.body.source
 	}
@@ -219,7 +223,7 @@ func (x *exchange) rewind() bool {
 // comes of it is the answer, be it another rejection. err is what the next
 // handler returned after the first one.
 func (x *exchange) replay(next caddyhttp.Handler, err error) error {
-	if err != nil { // the rejection is cut short: leave it to the error routes
+	if err != nil { // the rejection broke off: leave it to the error routes
 		x.header.restore(x.Header())
 		return err
 	}

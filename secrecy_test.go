@@ -59,11 +59,6 @@ func checkSecrecy(t testing.TB, text, excuse string) {
 // way in which a request can fail, and with servers that repeat what they were
 // sent.
 func TestSecretsAndTokensAppearNowhere(t *testing.T) {
-	const (
-		obtained  = "first token obtained"
-		failed    = "token request failed; requests are answered without going upstream"
-		notYetBad = "token request failed; the token in hand is still served"
-	)
 	echo := func(r tokenRequest) string {
 		_, secret, _ := r.BasicAuth()
 		return fmt.Sprintf("I got %v and %v, %s", r.form, r.Header, secret)
@@ -87,41 +82,43 @@ func TestSecretsAndTokensAppearNowhere(t *testing.T) {
 		answer func(http.ResponseWriter, tokenRequest)
 		until  string // the log line to wait for
 
-		// The line in which Caddy itself shows the token.
-		excuse string
+		// The line in which Caddy itself shows the token, and how the operator
+		// learns of it.
+		excuse, warns string
 	}{
 		{
 			name:   "all is well",
 			answer: grant,
-			until:  "token renewed",
+			until:  logRenewed,
 		},
 		{
 			name:   "client_secret_post",
 			lines:  "client_auth client_secret_post",
 			answer: grant,
-			until:  obtained,
+			until:  logObtained,
 		},
 		{
 			name:   "the token in the query",
 			lines:  "inject query access_token",
 			answer: grant,
-			until:  obtained,
+			until:  logObtained,
 		},
 		{
 			name:   "the token in another header field",
 			lines:  "inject header X-Api-Key",
 			answer: grant,
-			until:  obtained,
+			until:  logObtained,
 			// At debug level reverse_proxy logs what it sends, and blanks out
 			// Authorization and three other fields only.
 			excuse: `"msg":"upstream roundtrip"`,
+			warns:  "at debug level, Caddy logs the header field or the URL that carries the token: set another level where others read the log",
 		},
 		{
 			name: "the server repeats what it got in error_description",
 			answer: func(w http.ResponseWriter, r tokenRequest) {
 				say(w, http.StatusBadRequest, fmt.Sprintf(`{"error":"invalid_client","error_description":%q}`, echo(r)))
 			},
-			until: failed,
+			until: logFailed,
 		},
 		{
 			name:  "the server repeats what it got in the error code",
@@ -129,7 +126,7 @@ func TestSecretsAndTokensAppearNowhere(t *testing.T) {
 			answer: func(w http.ResponseWriter, r tokenRequest) {
 				say(w, http.StatusBadRequest, fmt.Sprintf(`{"error":%q}`, r.form.Get("client_secret")))
 			},
-			until: failed,
+			until: logFailed,
 		},
 		{
 			name: "the server repeats half of it",
@@ -137,14 +134,14 @@ func TestSecretsAndTokensAppearNowhere(t *testing.T) {
 				_, secret, _ := r.BasicAuth()
 				say(w, http.StatusBadRequest, fmt.Sprintf(`{"error":"invalid_client","error_description":"wrong secret %s..., not ...%s"}`, secret[:len(secret)-7], secret[len(secret)-10:]))
 			},
-			until: failed,
+			until: logFailed,
 		},
 		{
 			name: "the server repeats what it got in an error object",
 			answer: func(w http.ResponseWriter, r tokenRequest) {
 				say(w, http.StatusBadRequest, fmt.Sprintf(`{"error":{"message":%q}}`, echo(r)))
 			},
-			until: failed,
+			until: logFailed,
 		},
 		{
 			name: "the server repeats what it got as plain text",
@@ -152,7 +149,7 @@ func TestSecretsAndTokensAppearNowhere(t *testing.T) {
 				w.Header().Set("Content-Type", "text/"+r.Header.Get("X-Key"))
 				_, _ = io.WriteString(w, echo(r))
 			},
-			until: failed,
+			until: logFailed,
 		},
 		{
 			name: "the server repeats what it got in the token type",
@@ -160,28 +157,28 @@ func TestSecretsAndTokensAppearNowhere(t *testing.T) {
 				_, secret, _ := r.BasicAuth()
 				say(w, http.StatusOK, fmt.Sprintf(`{"access_token":"T","token_type":%q}`, secret))
 			},
-			until: failed,
+			until: logFailed,
 		},
 		{
 			name: "the server repeats what it got in a redirect",
 			answer: func(w http.ResponseWriter, r tokenRequest) {
 				http.Redirect(w, r.Request, "https://elsewhere.example/?"+r.form.Encode(), http.StatusFound)
 			},
-			until: failed,
+			until: logFailed,
 		},
 		{
 			name: "the server repeats an earlier token when it refuses another",
 			answer: first(func(w http.ResponseWriter, r tokenRequest) {
 				say(w, http.StatusBadRequest, fmt.Sprintf(`{"error":"invalid_grant","error_description":"%s-1 and %s-1 were revoked"}`, secretText("access-token"), secretText("rotated-token")))
 			}),
-			until: notYetBad,
+			until: logFailedEarly,
 		},
 		{
 			name: "the server breaks the connection off",
 			answer: first(func(http.ResponseWriter, tokenRequest) {
 				panic(http.ErrAbortHandler)
 			}),
-			until: notYetBad,
+			until: logFailedEarly,
 		},
 	}
 	for _, test := range tests {
@@ -234,8 +231,7 @@ http://{$SITE} {
 			}
 			eventually(t, "the log said: "+test.until, func() bool {
 				proxy.get("/", nil)
-				_, ok := proxy.logged(test.until)
-				return ok
+				return proxy.logged(test.until) != nil
 			})
 			config := proxy.send(http.MethodGet, os.Getenv("ADMIN"), "/config/", nil)
 			if !strings.Contains(config.body, "{env.CLIENT_SECRET}") {
@@ -248,6 +244,9 @@ http://{$SITE} {
 			checkSecrecy(t, shown.String(), "")
 			checkSecrecy(t, config.body, "")
 			checkSecrecy(t, proxy.log(), test.excuse)
+			if test.warns != "" && proxy.logged(test.warns) == nil {
+				t.Error("the log does not warn of the line that shows the token")
+			}
 		})
 	}
 }

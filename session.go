@@ -14,7 +14,7 @@ import (
 const (
 	metadataLifetime = time.Hour        // before it is renewed, in the background
 	metadataPause    = time.Minute      // after a renewal that failed
-	metadataBackoff  = 5 * time.Second  // after a first fetch that failed, for all accounts
+	metadataBackoff  = time.Second      // after a first fetch that failed, for all accounts
 	metadataTimeout  = 10 * time.Second // of a renewal
 )
 

@@ -43,9 +43,8 @@ const (
 
 // fetcher makes one token request. It belongs to a config; the cache borrows it.
 type fetcher interface {
-	// fetch returns a token, and what the grant wants to remember for the next
-	// fetch of the same token.
-	fetch(ctx context.Context, job job) (token *tokenendpoint.Token, remember any, err error)
+	// fetch makes one token request.
+	fetch(ctx context.Context, job job) (*tokenendpoint.Token, error)
 
 	// report is told how each fetch went.
 	report(outcome)
@@ -54,7 +53,6 @@ type fetcher interface {
 // job is what a fetch has to know beside the client's settings.
 type job struct {
 	inputs []string             // what the account's requests contribute; nil without accounts
-	memory any                  // what the last successful fetch wanted to remember
 	held   *tokenendpoint.Token // the token in hand, nil if there is none
 }
 
@@ -79,7 +77,7 @@ type lifeSettings struct {
 // whose resolved settings are the same.
 type tokenCache struct {
 	life   lifeSettings
-	ctx    context.Context // ends when no config uses the cache any more
+	ctx    context.Context // of fetches
 	cancel context.CancelFunc
 
 	mu       sync.Mutex
@@ -87,6 +85,7 @@ type tokenCache struct {
 
 	slot     slot      // of the client without accounts
 	accounts *accounts // of a client with accounts
+	breaker  breaker   // for accounts
 	session  session   // kept here for the fetchers; the cache does not look into it
 }
 
@@ -122,9 +121,14 @@ func newTokenCache(life lifeSettings, maxAccounts int) *tokenCache {
 	return c
 }
 
-// Destruct implements caddy.Destructor: it ends timers and fetches.
+// fetchGrace is how long fetches may go on that were in progress when the last
+// config let go: its requests may still wait for them.
+const fetchGrace = time.Minute
+
+// Destruct implements caddy.Destructor: it ends the timers at once, and fetches
+// after a while.
 func (c *tokenCache) Destruct() error {
-	c.cancel()
+	time.AfterFunc(fetchGrace, c.cancel)
 	c.slot.stop()
 	c.accounts.stop()
 	return nil
@@ -160,12 +164,14 @@ func (t *heldToken) markUsed() {
 	}
 }
 
-// hold works out the phases of a token's life.
+// hold works out the phases of a token's life. Its last second is not counted:
+// servers round the time of issue, and so the expiry, down to a second.
 func (l lifeSettings) hold(token *tokenendpoint.Token) *heldToken {
 	life := token.Lifetime
 	if life == 0 {
 		life = l.defaultLifetime
 	}
+	life -= min(time.Second, life/2)
 	margin := min(marginMax, life/10)
 	ahead := max(l.refreshAhead.of(life), margin)
 	ahead += rand.N(min(ahead, life-ahead)/10 + 1) // so that instances do not renew together
@@ -223,13 +229,13 @@ type slot struct {
 	held    atomic.Pointer[heldToken]
 
 	mu       sync.Mutex
-	memory   any         // what the grant remembers
 	flight   *flight     // the fetch in progress
 	timer    *time.Timer // the next renewal or retry
 	due      time.Time   // when the timer fires
 	failures int         // in a row
 	failure  error       // not nil: known to be failing, requests do not wait
 	wanted   bool        // a request asked since the last fetch began
+	letGo    bool        // the timer found no demand: nobody knows how things are now
 	stopped  bool        // no timer any more
 	rejected time.Time   // when a rejection last led to a fetch
 }
@@ -237,8 +243,10 @@ type slot struct {
 // flight is a fetch in progress. done closes when it has ended either way; held
 // is set by then if it brought a token.
 type flight struct {
-	done chan struct{}
-	held *heldToken
+	done    chan struct{}
+	held    *heldToken
+	started time.Time
+	probe   bool // after a failure, for a request rather than by the timer
 }
 
 // backoffError is the failure of requests for which there is no token until
@@ -273,27 +281,52 @@ func (s *slot) tokenNotFresh(ctx context.Context) (*heldToken, error) {
 		return held, nil
 	}
 	s.wanted = true
+	var failure error // what to answer with if nothing comes in time
 	if s.failure != nil {
-		err := s.backingOff(now)
-		s.mu.Unlock()
-		if phase == absent {
-			return nil, err
+		failure = s.backingOff(now)
+		if s.flight == nil && s.letGo {
+			s.fetchNow().probe = true
 		}
-		return held, nil
+		if s.flight == nil || !s.flight.probe {
+			s.mu.Unlock()
+			return orFail(held, phase, failure)
+		}
+	} else if err := s.cache.breaker.refuses(s, phase, now); err != nil {
+		s.mu.Unlock()
+		return nil, err
 	}
 	flight := s.fetchNow()
 	s.mu.Unlock()
 	if phase == renewing {
 		return held, nil
 	}
-	return s.await(ctx, flight, held)
+	return s.await(ctx, flight, held, failure)
 }
 
-// await waits for a fetch. held is the token to fall back on in the margin.
-func (s *slot) await(ctx context.Context, f *flight, held *heldToken) (*heldToken, error) {
+// orFail returns the token, if there is one to use, or the failure.
+func orFail(held *heldToken, phase phase, failure error) (*heldToken, error) {
+	if phase == absent {
+		return nil, failure
+	}
+	return held, nil
+}
+
+// await waits for a fetch. Where there is something else to do, which is to use
+// what is left of held or to fail as the fetch before did, it waits for the
+// first second of the fetch only.
+func (s *slot) await(ctx context.Context, f *flight, held *heldToken, failure error) (*heldToken, error) {
+	now := time.Now()
+	phase := held.phase(now)
 	var enough <-chan time.Time
-	if now := time.Now(); held.phase(now) != absent {
-		timer := time.NewTimer(min(marginWait, held.expires.Sub(now)/2))
+	if phase != absent || failure != nil {
+		patience := f.started.Add(marginWait).Sub(now)
+		if phase != absent {
+			patience = min(patience, held.expires.Sub(now)/2)
+		}
+		if patience <= 0 {
+			return orFail(held, phase, failure)
+		}
+		timer := time.NewTimer(patience)
 		defer timer.Stop()
 		enough = timer.C
 	}
@@ -303,13 +336,13 @@ func (s *slot) await(ctx context.Context, f *flight, held *heldToken) (*heldToke
 			held = f.held
 		}
 	case <-enough:
-		if held.phase(time.Now()) == absent { // the machine was suspended
-			return s.await(ctx, f, nil)
+		if held.phase(time.Now()) == absent && failure == nil { // the machine was suspended
+			return s.await(ctx, f, nil, nil)
 		}
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	now := time.Now()
+	now = time.Now()
 	if held.phase(now) != absent {
 		held.markUsed()
 		return held, nil
@@ -395,9 +428,9 @@ func (s *slot) fetchNow() *flight {
 	if s.timer != nil {
 		s.timer.Stop()
 	}
-	s.wanted = false
-	s.flight = &flight{done: make(chan struct{})}
-	next := job{inputs: s.account.inputs(), memory: s.memory}
+	s.wanted, s.letGo = false, false
+	s.flight = &flight{done: make(chan struct{}), started: time.Now()}
+	next := job{inputs: s.account.inputs()}
 	if held := s.held.Load(); held != nil {
 		next.held = held.Token
 	}
@@ -405,15 +438,16 @@ func (s *slot) fetchNow() *flight {
 	return s.flight
 }
 
-// fly makes the fetch. It belongs to no request: its context is the cache's.
+// fly makes the fetch. It belongs to no request, and to no config: only its own
+// deadline ends it.
 func (s *slot) fly(f *flight, job job) {
 	source := s.cache.fetcher()
 	if source == nil { // the last config is going
-		s.land(f, nil, nil, context.Canceled)
+		s.land(f, nil, context.Canceled)
 		return
 	}
-	token, remember, err := source.fetch(s.cache.ctx, job)
-	o := s.land(f, token, remember, err)
+	token, err := s.fetch(source, job)
+	o := s.land(f, token, err)
 	if s.account != nil {
 		o.account = s.account.name()
 		if o.err == nil {
@@ -425,8 +459,25 @@ func (s *slot) fly(f *flight, job job) {
 	}
 }
 
+// errPanic is for a fetch that panicked, in a transport or network proxy that
+// another plugin brings. Its value is not shown: it may hold anything.
+var errPanic = errors.New("the token request panicked: check 'transport'")
+
+// fetch makes the fetch when it is this slot's turn.
+func (s *slot) fetch(source fetcher, job job) (token *tokenendpoint.Token, err error) {
+	defer func() {
+		if recover() != nil {
+			token, err = nil, errPanic
+		}
+	}()
+	if s.account != nil {
+		return s.cache.breaker.guard(func() (*tokenendpoint.Token, error) { return source.fetch(s.cache.ctx, job) })
+	}
+	return source.fetch(s.cache.ctx, job)
+}
+
 // land ends a flight with what it brought.
-func (s *slot) land(f *flight, token *tokenendpoint.Token, remember any, err error) outcome {
+func (s *slot) land(f *flight, token *tokenendpoint.Token, err error) outcome {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.flight = nil
@@ -435,7 +486,6 @@ func (s *slot) land(f *flight, token *tokenendpoint.Token, remember any, err err
 	if err != nil {
 		return s.fail(err)
 	}
-	s.memory = remember
 	o := s.keep(token)
 	if o.err == nil {
 		f.held = s.held.Load()
@@ -502,9 +552,9 @@ func (s *slot) schedule(due time.Time) {
 }
 
 // onTimer renews, or tries again, for those who asked since the last fetch. If
-// nobody did, the token is let go and the failure forgotten: the next request
-// finds out for itself how things are. It does not start from the beginning,
-// though: failures still counts, so a server in trouble is spared as before.
+// nobody did, the slot is let go: the next request finds out how things are. It
+// does not start from the beginning, though: failures still counts, so a server
+// in trouble is spared as before.
 func (s *slot) onTimer() {
 	if s.idle() && s.account != nil {
 		s.cache.accounts.drop(s.account)
@@ -525,13 +575,13 @@ func (s *slot) idle() bool {
 		s.fetchNow()
 		return false
 	}
-	failing := s.failure != nil
-	s.failure = nil
+	first := !s.letGo
+	s.letGo = true
 	switch {
 	case held.phase(now) != absent:
 		s.schedule(held.expires)
 		return false
-	case failing: // remember failures for a while, so that the next one waits longer
+	case first && s.failure != nil: // remembered for a while
 		s.schedule(now.Add(backoffMax))
 		return false
 	}
@@ -545,7 +595,6 @@ func (s *slot) forget() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.held.Store(nil)
-	s.memory = nil
 }
 
 // stop ends the timer for good. Requests that are still on their way may use

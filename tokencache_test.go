@@ -62,7 +62,6 @@ type scriptedConfig struct {
 
 	mu       sync.Mutex
 	requests []time.Time // when each token request went out
-	memories []any       // what each was given
 	issued   map[string]issuedToken
 	newest   issuedToken
 	reports  []report
@@ -80,11 +79,10 @@ type report struct {
 	at time.Time
 }
 
-func (c *scriptedConfig) fetch(ctx context.Context, job job) (*tokenendpoint.Token, any, error) {
+func (c *scriptedConfig) fetch(ctx context.Context, _ job) (*tokenendpoint.Token, error) {
 	now := time.Now()
 	c.mu.Lock()
 	c.requests = append(c.requests, now)
-	c.memories = append(c.memories, job.memory)
 	n := len(c.requests)
 	c.inFlight++
 	c.overlap = c.overlap || c.inFlight > 1
@@ -103,14 +101,14 @@ func (c *scriptedConfig) fetch(ctx context.Context, job job) (*tokenendpoint.Tok
 	defer c.mu.Unlock()
 	c.inFlight--
 	if a.err != nil {
-		return nil, nil, a.err
+		return nil, a.err
 	}
 	c.newest = c.issue(fmt.Sprintf("%stoken-%d", c.name, n), now, a.lifetime)
 	return &tokenendpoint.Token{
 		AccessToken: tokenendpoint.NewSecret(c.newest.name),
-		Lifetime:    a.lifetime,
+		Lifetime:    stated(a.lifetime),
 		RequestedAt: now,
-	}, "memory of " + c.newest.name, nil
+	}, nil
 }
 
 // issue writes down what the design says about the token's life: it counts
@@ -146,13 +144,6 @@ func (c *scriptedConfig) tokens() (int, issuedToken) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return len(c.issued), c.newest
-}
-
-// memory returns what the n-th token request was given.
-func (c *scriptedConfig) memory(n int) any {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.memories[n-1]
 }
 
 // silent reports whether the config was told of no fetch.
@@ -202,8 +193,17 @@ func (c *scriptedConfig) lastReport(t *testing.T) report {
 // testDefaultLifetime is for tokens without a stated life.
 const testDefaultLifetime = time.Minute
 
+// stated is the life that a server states for one of the given length: the last
+// second, by which servers round it up, is not counted.
+func stated(life time.Duration) time.Duration {
+	if life == 0 {
+		return 0
+	}
+	return life + time.Second
+}
+
 // twentyPercent are the default settings.
-var twentyPercent = lifeSettings{refreshAhead: ahead{percent: 20}, defaultLifetime: testDefaultLifetime}
+var twentyPercent = lifeSettings{refreshAhead: ahead{percent: 20}, defaultLifetime: stated(testDefaultLifetime)}
 
 // rig is a cache under test, used by one config. It watches over what must
 // hold in every test: no expired token is handed out, and one token request is
@@ -229,6 +229,7 @@ func newRig(t *testing.T, life lifeSettings, script func(n int) answer) *rig {
 		if err := closeCache(key, r.cache, r.config); err != nil {
 			t.Error(err)
 		}
+		time.Sleep(2 * fetchGrace) // by then the last fetch has been ended
 		if r.config.overlapped() {
 			t.Error("two token requests were in flight at a time")
 		}
@@ -377,7 +378,7 @@ func TestRenewalComesAtRefreshAheadWithJitter(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				life := lifeSettings{refreshAhead: test.ahead, defaultLifetime: testDefaultLifetime}
+				life := lifeSettings{refreshAhead: test.ahead, defaultLifetime: stated(testDefaultLifetime)}
 				var many []*rig
 				for range 200 {
 					r := newRig(t, life, inTurn(answer{lifetime: test.life}, answer{lifetime: never}))
@@ -623,7 +624,7 @@ func TestTokenExpiresByEitherClock(t *testing.T) {
 
 			const life = time.Hour
 			held := twentyPercent.hold(&tokenendpoint.Token{
-				Lifetime:    life,
+				Lifetime:    stated(life),
 				RequestedAt: withWallClock(t, now.Add(test.monotonic-life), test.wall-test.monotonic),
 			})
 			if got := held.phase(now) == absent; got != test.want {
@@ -650,7 +651,7 @@ func withWallClock(t *testing.T, at time.Time, by time.Duration) time.Time {
 func TestPhasesOfALife(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		now := time.Now()
-		held := twentyPercent.hold(&tokenendpoint.Token{Lifetime: 100 * time.Second, RequestedAt: now})
+		held := twentyPercent.hold(&tokenendpoint.Token{Lifetime: stated(100 * time.Second), RequestedAt: now})
 		tests := []struct {
 			at   time.Duration
 			want phase
@@ -684,7 +685,7 @@ func randomLife(t *testing.T, seed uint64, check func(got taken, before issuedTo
 	synctest.Test(t, func(t *testing.T) {
 		// Two sources, as the server's goroutine draws at its own times.
 		weather, dice := rand.New(rand.NewPCG(seed, 1)), rand.New(rand.NewPCG(seed, 2))
-		settings := lifeSettings{refreshAhead: ahead{percent: 1 + dice.IntN(90)}, defaultLifetime: testDefaultLifetime}
+		settings := lifeSettings{refreshAhead: ahead{percent: 1 + dice.IntN(90)}, defaultLifetime: stated(testDefaultLifetime)}
 		if dice.IntN(2) == 0 {
 			settings.refreshAhead = ahead{fixed: upTo(dice, 2*time.Minute)}
 		}
@@ -821,27 +822,6 @@ func TestWaitingRequestLeavesWithItsContext(t *testing.T) {
 		time.Sleep(time.Second)
 		r.request("token-1", 3*time.Second)
 		r.wantCount(1)
-	})
-}
-
-func TestFetchGetsWhatTheLastSuccessRemembered(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		r := newRig(t, twentyPercent, inTurn(
-			answer{lifetime: time.Minute},
-			answer{err: errDown},
-			answer{lifetime: time.Second, after: 2 * time.Second}, // expired on arrival
-			answer{lifetime: time.Minute},
-		))
-		r.demand(100*time.Millisecond, time.Hour/30)
-
-		// A rotated refresh token must survive failures, and counts although
-		// its access token came too late.
-		want := []any{nil, "memory of token-1", "memory of token-1", "memory of token-3"}
-		for i, memory := range want {
-			if got := r.config.memory(i + 1); got != memory {
-				t.Errorf("token request %d was given %v, want %v", i+1, got, memory)
-			}
-		}
 	})
 }
 
@@ -1427,8 +1407,8 @@ func TestDestructEndsTimersAndFetches(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			r := newRig(t, twentyPercent, always(answer{after: never}))
 			time.AfterFunc(time.Second, func() { _ = r.cache.Destruct() })
-			if got := r.take(t.Context()); !errors.Is(got.err, context.Canceled) || got.waited != time.Second {
-				t.Errorf("got %v after %v, want the end of the cache after 1s", got.err, got.waited)
+			if got := r.take(t.Context()); !errors.Is(got.err, context.Canceled) || got.waited != time.Second+fetchGrace {
+				t.Errorf("got %v after %v, want the end of the cache, a minute after its last config's", got.err, got.waited)
 			}
 			synctest.Wait()
 			if !r.config.silent() {

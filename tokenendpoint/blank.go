@@ -63,76 +63,96 @@ func sentSecrets(form url.Values, header http.Header, sentFields http.Header) []
 // every piece of the given values replaced. A piece counts from eight characters
 // on (or the whole value, if shorter), so that a server that echoes half a secret
 // does not give away that half. Values are found as they are, percent-encoded,
-// form-encoded, in base64, and in whatever case.
+// form-encoded, quoted, in base64, and in whatever case.
 func blank(text string, values []string) string {
 	text = plain(text[:min(len(text), maxQuotedSource)])
-	folded := foldCase(text)
-	var forms []string
+	secret := newEchoes(text)
 	for _, v := range values {
-		for _, form := range []string{
-			v,
-			strings.ReplaceAll(v, " ", "+"),
-			base64.StdEncoding.EncodeToString([]byte(v)),
-			base64.RawURLEncoding.EncodeToString([]byte(v)),
-		} {
-			if form = foldCase(plain(form)); form != "" {
-				forms = append(forms, form)
-			}
-		}
+		secret.find(printable(v))
+		secret.find(plain(v))
+		secret.find(plain(strings.ReplaceAll(v, " ", "+")))
+		secret.find(base64.StdEncoding.EncodeToString([]byte(v)))
+		secret.find(base64.RawURLEncoding.EncodeToString([]byte(v)))
 	}
 	var out strings.Builder
-	for i := 0; i < len(text) && out.Len() < maxQuoted; {
-		n := 0
-		for _, form := range forms {
-			n = max(n, sharedPiece(folded[i:], form))
-		}
-		if n == 0 {
+	for i := 0; i < len(text) && out.Len() < maxQuoted; i++ {
+		switch {
+		case !secret.at[i]:
 			out.WriteByte(text[i])
-			i++
-			continue
+		case i == 0 || !secret.at[i-1]:
+			out.WriteString(redacted)
 		}
-		out.WriteString(redacted)
-		i += n
 	}
 	return out.String()[:min(out.Len(), maxQuoted)]
 }
 
-// sharedPiece returns the length of the longest beginning of text that is a
-// piece of secret, or 0 if it is too short to count.
-func sharedPiece(text, secret string) int {
-	least := min(minBlanked, len(secret))
-	if len(text) < least {
-		return 0
+// echoes tells which characters of a text belong to a secret. Finding a value
+// takes time in proportion to its length, whatever it and the text repeat.
+type echoes struct {
+	text   string
+	pieces map[string][]int // where each piece of minBlanked characters stands
+	at     []bool
+}
+
+func newEchoes(text string) *echoes {
+	e := &echoes{text: strings.ToLower(text), pieces: make(map[string][]int), at: make([]bool, len(text))}
+	for i := 0; i+minBlanked <= len(e.text); i++ {
+		piece := e.text[i : i+minBlanked]
+		e.pieces[piece] = append(e.pieces[piece], i)
 	}
-	longest := 0
-	for at := 0; ; at++ {
-		i := strings.Index(secret[at:], text[:least])
-		if i < 0 {
-			return longest
+	return e
+}
+
+// find marks where the text repeats value, or a piece of it.
+func (e *echoes) find(value string) {
+	value = strings.ToLower(value)
+	if value == "" {
+		return
+	}
+	if len(value) < minBlanked {
+		for i := range e.text {
+			if strings.HasPrefix(e.text[i:], value) {
+				e.mark(i, len(value))
+			}
 		}
-		at += i
-		n := least
-		for n < len(text) && at+n < len(secret) && text[n] == secret[at+n] {
-			n++
+		return
+	}
+	for i := 0; i+minBlanked <= len(value); i++ {
+		piece := value[i : i+minBlanked]
+		for _, at := range e.pieces[piece] {
+			e.mark(at, minBlanked)
 		}
-		longest = max(longest, n)
+		delete(e.pieces, piece) // marked for good
+	}
+}
+
+func (e *echoes) mark(at, n int) {
+	for i := at; i < at+n; i++ {
+		e.at[i] = true
 	}
 }
 
 // escapes are the ways in which quoting hides a character from a comparison.
 var escapes = regexp.MustCompile(`%[0-9A-Fa-f]{2}|\\u[0-9A-Fa-f]{4}|\\["\\/]`)
 
-// plain undoes percent-encoding and quoting, and keeps the visible ASCII
-// characters and the space; anything else becomes a question mark (RFC 6749
-// section 5.2 allows nothing else, and a log line needs nothing else).
+// plain undoes percent-encoding and quoting, and makes the result printable.
 func plain(text string) string {
-	text = escapes.ReplaceAllStringFunc(text, func(escape string) string {
+	return printable(escapes.ReplaceAllStringFunc(text, func(escape string) string {
 		code, err := strconv.ParseUint(strings.TrimLeft(escape, `%\u`), 16, 32)
-		if err != nil {
+		switch {
+		case err != nil:
 			return escape[1:] // a quoted quote, backslash or slash
+		case escape[0] == '%':
+			return string([]byte{byte(code)})
 		}
 		return string(rune(code))
-	})
+	}))
+}
+
+// printable keeps the visible ASCII characters and the space; anything else
+// becomes a question mark (RFC 6749 section 5.2 allows nothing else, and a log
+// line needs nothing else).
+func printable(text string) string {
 	return strings.Map(func(r rune) rune {
 		if r < 0x20 || r > 0x7e {
 			return '?'
@@ -140,6 +160,3 @@ func plain(text string) string {
 		return r
 	}, text)
 }
-
-// foldCase makes ASCII letters lower case, byte for byte.
-func foldCase(text string) string { return strings.ToLower(text) }

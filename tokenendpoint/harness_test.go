@@ -101,7 +101,6 @@ func checkKind(t *testing.T, failed *tokenendpoint.Error, want tokenendpoint.Kin
 // rawServer is a server below HTTP: it hands each connection to serve, with
 // its number from 1 on, and remembers the requests that were read from it.
 type rawServer struct {
-	*net.TCPListener
 	url string
 
 	mu       sync.Mutex
@@ -110,11 +109,11 @@ type rawServer struct {
 
 func newRawServer(t *testing.T, serve func(connection int, c *rawConn)) *rawServer {
 	t.Helper()
-	l, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &rawServer{TCPListener: l, url: "http://" + l.Addr().String() + "/token"}
+	s := &rawServer{url: "http://" + l.Addr().String() + "/token"}
 	var serving sync.WaitGroup
 	serving.Go(func() {
 		for n := 1; ; n++ {
@@ -129,7 +128,7 @@ func newRawServer(t *testing.T, serve func(connection int, c *rawConn)) *rawServ
 		}
 	})
 	t.Cleanup(func() {
-		l.Close()
+		_ = l.Close()
 		serving.Wait()
 	})
 	return s

@@ -210,7 +210,7 @@ func CheckEndpoint(rawURL string, allowHTTP bool) error {
 	case u.Scheme == "http":
 		return errors.New("must use https, as credentials go there: write https://, or 'allow_http' if the network in between is trusted")
 	}
-	return fmt.Errorf("must be an https URL, not %s:", u.Scheme)
+	return fmt.Errorf("must be an https URL, not one of %q", u.Scheme)
 }
 
 // IsLoopback reports whether host names this machine.

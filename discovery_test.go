@@ -1,0 +1,477 @@
+package upstreamoauth2
+
+import (
+	"context"
+	"crypto/elliptic"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/upstream-oauth2/caddy-upstream-oauth2/tokenendpoint"
+)
+
+// issuerSite is a complete configuration: an issuer, an id and a secret.
+const issuerSite = `
+http://{$SITE} {
+	upstream_oauth2 partner {
+		issuer        {$ISSUER}
+		client_id     partner-id
+		client_secret partner-secret
+	}
+	reverse_proxy {$API}
+	handle_errors {
+		respond "{err.status_code} {err.message}"
+	}
+}`
+
+// issuerSiteWith is issuerSite with further lines in the directive's block.
+func issuerSiteWith(lines string) string {
+	return strings.Replace(issuerSite, "partner-secret\n", "partner-secret\n"+lines+"\n", 1)
+}
+
+// Where metadata is found (RFC 8414 section 3, OpenID Connect Discovery
+// section 4) for an issuer without a path.
+const (
+	rfc8414Place = "/.well-known/oauth-authorization-server"
+	openIDPlace  = "/.well-known/openid-configuration"
+)
+
+// publishing is an answer for authServer.answers: metadata at the given paths,
+// and what then says at the others. {URL} in a document is the server's own.
+func publishing(documents map[string]string, then func(http.ResponseWriter, tokenRequest)) func(http.ResponseWriter, tokenRequest) {
+	return func(w http.ResponseWriter, r tokenRequest) {
+		scheme := "http"
+		if r.TLS != nil {
+			scheme = "https"
+		}
+		document, ok := documents[r.URL.Path]
+		switch {
+		case ok:
+			say(w, http.StatusOK, strings.ReplaceAll(document, "{URL}", scheme+"://"+r.Host))
+		case strings.Contains(r.URL.Path, "/.well-known/"):
+			w.WriteHeader(http.StatusNotFound)
+		default:
+			then(w, r)
+		}
+	}
+}
+
+// metadata is a document for publishing, of an issuer with that path.
+func metadata(path string, more map[string]any) string {
+	document := map[string]any{"issuer": "{URL}" + path, "token_endpoint": "{URL}/found/token"}
+	maps.Copy(document, more)
+	text, _ := json.Marshal(document)
+	return string(text)
+}
+
+// asked lists the requests that have come to the server.
+func (a *authServer) asked() []string {
+	var asked []string
+	for _, r := range a.seen() {
+		asked = append(asked, r.Method+" "+r.URL.Path)
+	}
+	return asked
+}
+
+// tokenRequests counts those that are not for metadata.
+func (a *authServer) tokenRequests() int {
+	n := 0
+	for _, r := range a.seen() {
+		if r.Method == http.MethodPost {
+			n++
+		}
+	}
+	return n
+}
+
+// TestIssuerAloneIsEnough: the token endpoint is found, at the place of RFC 8414
+// before that of OpenID Connect.
+func TestIssuerAloneIsEnough(t *testing.T) {
+	tests := []struct {
+		name      string
+		issuer    string // its path
+		documents map[string]string
+		want      []string
+	}{
+		{
+			"RFC 8414",
+			"", map[string]string{rfc8414Place: metadata("", nil)},
+			[]string{"GET " + rfc8414Place, "POST /found/token"},
+		},
+		{
+			"RFC 8414, the issuer's path behind the well-known one",
+			"/tenant/7", map[string]string{rfc8414Place + "/tenant/7": metadata("/tenant/7", nil)},
+			[]string{"GET " + rfc8414Place + "/tenant/7", "POST /found/token"},
+		},
+		{
+			"OpenID Connect",
+			"", map[string]string{openIDPlace: metadata("", nil)},
+			[]string{"GET " + rfc8414Place, "GET " + openIDPlace, "POST /found/token"},
+		},
+		{
+			"OpenID Connect, the issuer's path ahead of the well-known one",
+			"/tenant/7", map[string]string{"/tenant/7" + openIDPlace: metadata("/tenant/7", nil)},
+			[]string{"GET " + rfc8414Place + "/tenant/7", "GET /tenant/7" + openIDPlace, "POST /found/token"},
+		},
+		{
+			"both: RFC 8414 wins",
+			"", map[string]string{rfc8414Place: metadata("", nil), openIDPlace: metadata("", map[string]any{"token_endpoint": "{URL}/other"})},
+			[]string{"GET " + rfc8414Place, "POST /found/token"},
+		},
+		{
+			"an issuer that ends with a slash",
+			"/tenant/", map[string]string{rfc8414Place + "/tenant": metadata("/tenant/", nil)},
+			[]string{"GET " + rfc8414Place + "/tenant", "POST /found/token"},
+		},
+		{
+			"of another issuer at one place, of ours at the other",
+			"", map[string]string{rfc8414Place: metadata("/other", nil), openIDPlace: metadata("", nil)},
+			[]string{"GET " + rfc8414Place, "GET " + openIDPlace, "POST /found/token"},
+		},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			auth, api := newAuthServer(t), newAPIServer(t)
+			auth.answers(publishing(test.documents, func(w http.ResponseWriter, _ tokenRequest) { issue(w, "found", time.Hour) }))
+			t.Setenv("ISSUER", auth.URL+test.issuer)
+			proxy := runCaddy(t, issuerSite)
+
+			proxy.want(http.StatusOK)
+
+			if got := auth.asked(); !slices.Equal(got, test.want) {
+				t.Errorf("the server is asked for %q, want %q", got, test.want)
+			}
+			if got := api.lastAuthorization(t); got != "Bearer found" {
+				t.Errorf("Authorization is %q", got)
+			}
+		})
+	}
+}
+
+// TestEndpointByHandWins: then the metadata is of no use, and nobody asks for it.
+func TestEndpointByHandWins(t *testing.T) {
+	auth := newAuthServer(t)
+	newAPIServer(t)
+	auth.answers(publishing(map[string]string{rfc8414Place: metadata("", nil)}, issuing(time.Hour)))
+	t.Setenv("ISSUER", auth.URL)
+	proxy := runCaddy(t, issuerSiteWith("token_endpoint {$TOKEN_ENDPOINT}"))
+
+	proxy.want(http.StatusOK)
+
+	if got := auth.asked(); !slices.Equal(got, []string{"POST /token"}) {
+		t.Errorf("the server is asked for %q", got)
+	}
+}
+
+// TestUnusableMetadata: no credential is sent, the log says what is wrong and
+// what to do, and the caller gets to know that it is not his fault.
+func TestUnusableMetadata(t *testing.T) {
+	const (
+		unusable = "502 no access token for the upstream: the authorization server's answer cannot be used"
+		wayOut   = "; check 'issuer', or write 'token_endpoint' by hand"
+	)
+	tests := []struct {
+		name      string
+		documents map[string]string
+		body      string
+		says      string
+	}{
+		{"of another issuer", map[string]string{rfc8414Place: metadata("/evil", nil)}, unusable, `it is of the issuer "ISSUER/evil" and not of "ISSUER": write 'issuer' as the server does, if it is the one you mean`},
+		{"of no issuer", map[string]string{rfc8414Place: metadata("", map[string]any{"issuer": nil})}, unusable, `it is of the issuer "" and not of "ISSUER"`},
+		{"without a token endpoint", map[string]string{rfc8414Place: metadata("", map[string]any{"token_endpoint": nil})}, unusable, "it names no token_endpoint"},
+		{"with plain http elsewhere", map[string]string{rfc8414Place: metadata("", map[string]any{"token_endpoint": "http://auth.example/token"})}, unusable, "its token_endpoint must use https, as credentials go there"},
+		{"a web page", map[string]string{rfc8414Place: "<html>"}, unusable, "the answer of ISSUER" + rfc8414Place + " cannot be used: it is not a JSON object"},
+		{"none at all", nil, unusable, "no metadata of issuer ISSUER: ISSUER" + rfc8414Place + " answered with status 404"},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			auth := newAuthServer(t)
+			newAPIServer(t)
+			auth.answers(publishing(test.documents, issuing(time.Hour)))
+			t.Setenv("ISSUER", auth.URL)
+			proxy := runCaddy(t, issuerSite)
+
+			if answer := proxy.get("/", nil); answer.body != test.body {
+				t.Errorf("the caller reads\n%s, want\n%s", answer.body, test.body)
+			}
+			for _, part := range []string{test.says, wayOut} {
+				if want := strings.ReplaceAll(part, "ISSUER", auth.URL); !strings.Contains(proxy.failure(), want) {
+					t.Errorf("the log says\n%s, which does not hold\n%s", proxy.failure(), want)
+				}
+			}
+			if n := auth.tokenRequests(); n != 0 {
+				t.Errorf("%d token requests", n)
+			}
+		})
+	}
+}
+
+// TestServerThatDoesNotSupportUsSaysWhatItDoes: the answer to a method or grant
+// that is not listed would be a puzzling error, or another client's lockout.
+func TestServerThatDoesNotSupportUsSaysWhatItDoes(t *testing.T) {
+	const wayOut = ": use one of these, or write 'token_endpoint' by hand if the list is wrong"
+	tests := []struct {
+		name   string
+		listed map[string]any
+		lines  string
+		want   string // "" if it is fine
+	}{
+		{"a method that is not listed", map[string]any{"token_endpoint_auth_methods_supported": []string{"private_key_jwt", "none"}}, "", `the authorization server does not list "client_secret_basic" for 'client_auth'; it supports private_key_jwt, none` + wayOut},
+		{"a grant that is not listed", map[string]any{"grant_types_supported": []string{"authorization_code", "refresh_token"}}, "", `the authorization server does not list "client_credentials" for 'grant'; it supports authorization_code, refresh_token` + wayOut},
+		{"a grant with a long name", map[string]any{"grant_types_supported": []string{"client_credentials"}}, "grant jwt_bearer {\nassertion {env.ASSERTION}\n}", `the authorization server does not list "urn:ietf:params:oauth:grant-type:jwt-bearer" for 'grant'; it supports client_credentials` + wayOut},
+		{"an algorithm for proofs that is not listed", map[string]any{"dpop_signing_alg_values_supported": []string{"EdDSA"}}, "dpop\nupstream_base https://api.example", `the authorization server does not list "ES256" for 'dpop'; it supports EdDSA` + wayOut},
+
+		{"nothing is listed", nil, "", ""},
+		{"both are listed", map[string]any{"token_endpoint_auth_methods_supported": []string{"none", "client_secret_basic"}, "grant_types_supported": []string{"client_credentials"}}, "", ""},
+		{"our own name for a listed one", map[string]any{"token_endpoint_auth_methods_supported": []string{"client_secret_basic"}}, "client_auth client_secret_basic_raw", ""},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			auth := newAuthServer(t)
+			newAPIServer(t)
+			auth.answers(publishing(map[string]string{rfc8414Place: metadata("", test.listed)}, issuing(time.Hour)))
+			t.Setenv("ISSUER", auth.URL)
+			t.Setenv("ASSERTION", "a.b.c")
+			proxy := runCaddy(t, issuerSiteWith(test.lines))
+
+			if test.want == "" {
+				proxy.want(http.StatusOK)
+				return
+			}
+			proxy.want(http.StatusBadGateway)
+
+			if got := proxy.failure(); got != test.want {
+				t.Errorf("the log says\n%s, want\n%s", got, test.want)
+			}
+			if n := auth.tokenRequests(); n != 0 {
+				t.Errorf("%d token requests", n)
+			}
+		})
+	}
+}
+
+// TestClientsWithACertificateUseTheirOwnEndpoint (RFC 8705 section 5): the
+// other one does not ask for certificates.
+func TestClientsWithACertificateUseTheirOwnEndpoint(t *testing.T) {
+	tests := []struct{ name, auth, want string }{
+		{"tls_client_auth", "client_auth tls_client_auth {\ncertificate {$CERT_FILE}\n}", "/mtls/token"},
+		{"a secret", "client_secret partner-secret", "/found/token"},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			auth := newAuthServer(t, withTLS, func(s *httptest.Server) { s.TLS.ClientAuth = tls.RequestClientCert })
+			newAPIServer(t)
+			document := metadata("", map[string]any{"mtls_endpoint_aliases": map[string]string{"token_endpoint": "{URL}/mtls/token"}})
+			auth.answers(publishing(map[string]string{rfc8414Place: document}, func(w http.ResponseWriter, r tokenRequest) {
+				if shown := len(r.TLS.PeerCertificates) > 0; shown != (r.URL.Path == "/mtls/token") {
+					say(w, http.StatusUnauthorized, `{"error":"invalid_client"}`)
+					return
+				}
+				issuing(time.Hour)(w, r)
+			}))
+			key := newECKey(t, elliptic.P256())
+			t.Setenv("ISSUER", auth.URL)
+			t.Setenv("CA_FILE", pemFile(t, "CERTIFICATE", auth.Certificate().Raw))
+			t.Setenv("CERT_FILE", secretFile(t, pkcs8Text(t, key)+certificateText(certificateFor(t, key, nil))))
+			proxy := runCaddy(t, strings.Replace(issuerSiteWith(trustingTransport), "client_secret partner-secret", test.auth, 1))
+
+			proxy.want(http.StatusOK)
+
+			if got, want := auth.asked(), []string{"GET " + rfc8414Place, "POST " + test.want}; !slices.Equal(got, want) {
+				t.Errorf("the server is asked for %q, want %q", got, want)
+			}
+		})
+	}
+}
+
+// TestNothingIsFetchedWhileAConfigLoads: "caddy validate" works without a
+// network, and a config loads while the authorization server is down.
+func TestNothingIsFetchedWhileAConfigLoads(t *testing.T) {
+	auth := newAuthServer(t)
+	newAPIServer(t)
+	t.Setenv("ISSUER", auth.URL)
+	t.Setenv("SITE", "localhost:8080")
+
+	if err := validateCaddyfile(issuerSite); err != nil {
+		t.Error(err)
+	}
+
+	if got := auth.asked(); len(got) != 0 {
+		t.Errorf("the server is asked for %q", got)
+	}
+}
+
+// TestMetadataOutlivesItsServersOutage: once known it is enough for all renewals,
+// also after a reload.
+func TestMetadataOutlivesItsServersOutage(t *testing.T) {
+	auth := newAuthServer(t)
+	newAPIServer(t)
+	brief := issuing(time.Second)
+	auth.answers(publishing(map[string]string{rfc8414Place: metadata("", nil)}, brief))
+	t.Setenv("ISSUER", auth.URL)
+	proxy := runCaddy(t, issuerSite)
+	proxy.want(http.StatusOK)
+
+	auth.answers(func(w http.ResponseWriter, r tokenRequest) {
+		if r.Method == http.MethodGet {
+			w.WriteHeader(http.StatusServiceUnavailable)
+			return
+		}
+		brief(w, r)
+	})
+	proxy.reload(issuerSite)
+	eventually(t, "two tokens more were issued", func() bool {
+		proxy.want(http.StatusOK)
+		return auth.tokenRequests() >= 3
+	})
+
+	if gets := auth.count() - auth.tokenRequests(); gets != 1 {
+		t.Errorf("the metadata is fetched %d times, want once: %q", gets, auth.asked())
+	}
+}
+
+// TestServerWhoseMetadataIsOutOfReach is a server that is unavailable.
+func TestServerWhoseMetadataIsOutOfReach(t *testing.T) {
+	auth := newAuthServer(t)
+	newAPIServer(t)
+	auth.says(http.StatusServiceUnavailable, "")
+	t.Setenv("ISSUER", auth.URL)
+	proxy := runCaddy(t, issuerSite)
+
+	answer := proxy.get("/", nil)
+
+	if want := "503 no access token for the upstream: the authorization server is unavailable"; answer.body != want {
+		t.Errorf("the caller reads\n%s, want\n%s", answer.body, want)
+	}
+	if answer.header.Get("Retry-After") == "" {
+		t.Error("there is no Retry-After")
+	}
+}
+
+// TestFailedFirstFetchOfMetadataIsSharedForAWhile: a thousand accounts do not
+// ask a server in trouble one by one, and the first one after that finds it.
+func TestFailedFirstFetchOfMetadataIsSharedForAWhile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var s session
+		fetched, down := 0, errors.New("out of reach")
+		fetch := func(context.Context) (*tokenendpoint.Metadata, error) {
+			fetched++
+			return &tokenendpoint.Metadata{TokenEndpoint: "found"}, down
+		}
+		for range 1000 {
+			if _, err := s.discover(t.Context(), fetch); !errors.Is(err, down) {
+				t.Fatalf("the error is %v", err)
+			}
+		}
+		if fetched != 1 {
+			t.Errorf("fetched %d times, want once", fetched)
+		}
+
+		down = nil
+		time.Sleep(metadataBackoff)
+		if found, err := s.discover(t.Context(), fetch); err != nil || found.TokenEndpoint != "found" {
+			t.Errorf("got %v and %v after the outage", found, err)
+		}
+	})
+}
+
+// TestOneMetadataRequestForAllAccounts, however many want their first token at
+// the same time.
+func TestOneMetadataRequestForAllAccounts(t *testing.T) {
+	const callers = 200
+	auth, api := newAuthServer(t), newAPIServer(t)
+	published, all := publishing(map[string]string{rfc8414Place: metadata("", nil)}, issuing(time.Hour)), make(chan bool)
+	auth.answers(func(w http.ResponseWriter, r tokenRequest) {
+		if r.Method == http.MethodGet {
+			select {
+			case <-all:
+			case <-r.Context().Done():
+			}
+		}
+		published(w, r)
+	})
+	t.Setenv("ISSUER", auth.URL)
+	proxy := runCaddy(t, tracing+issuerSiteWith("account {http.request.header.X-User}"))
+
+	site := os.Getenv("SITE")
+	var calling sync.WaitGroup
+	for i := range callers {
+		calling.Go(func() {
+			answer, err := proxy.try(http.MethodGet, site, "/", http.Header{"X-User": {fmt.Sprint("user-", i)}})
+			if err != nil || answer.status != http.StatusOK {
+				t.Errorf("status %d, %v: %s", answer.status, err, answer.body)
+			}
+		})
+	}
+	eventually(t, "all requests came in", func() bool { return proxy.entered() == callers })
+	close(all)
+	calling.Wait()
+
+	if n := auth.tokenRequests(); n != callers || auth.count() != callers+1 || len(api.seen()) != callers {
+		t.Errorf("%d token requests and %d for metadata, and %d requests reached the API", n, auth.count()-n, len(api.seen()))
+	}
+}
+
+// TestMetadataIsRenewedBehindTheRequests: each hour, and kept while that fails.
+func TestMetadataIsRenewedBehindTheRequests(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var (
+			s       session
+			fetched int
+			down    bool
+		)
+		fetch := func(context.Context) (*tokenendpoint.Metadata, error) {
+			fetched++
+			if down {
+				return nil, errors.New("out of reach")
+			}
+			time.Sleep(time.Second) // in the fake clock: whoever waits for it shows
+			return &tokenendpoint.Metadata{TokenEndpoint: fmt.Sprint("version ", fetched)}, nil
+		}
+		// ask checks what a token request at that time gets, and how long it waits.
+		start := time.Now()
+		ask := func(at time.Duration, want string, waits time.Duration) {
+			t.Helper()
+			time.Sleep(time.Until(start.Add(at)))
+			began := time.Now()
+			metadata, err := s.discover(t.Context(), fetch)
+			if err != nil {
+				t.Fatalf("after %v: %v", at, err)
+			}
+			if metadata.TokenEndpoint != want || time.Since(began) != waits {
+				t.Errorf("after %v it gets %q after %v, want %q after %v", at, metadata.TokenEndpoint, time.Since(began), want, waits)
+			}
+			synctest.Wait()
+		}
+		const second, minute, hour = time.Second, time.Minute, time.Hour
+
+		ask(0, "version 1", second)
+		ask(59*minute, "version 1", 0)
+		ask(hour+second, "version 1", 0) // and is renewed behind it
+		ask(hour+3*second, "version 2", 0)
+
+		down = true
+		ask(2*hour+3*second, "version 2", 0)
+		ask(2*hour+30*second, "version 2", 0) // left alone for a while
+		ask(2*hour+2*minute, "version 2", 0)
+		ask(9*hour, "version 2", 0)
+		if fetched != 5 {
+			t.Errorf("fetched %d times, want 5", fetched)
+		}
+
+		down = false
+		ask(10*hour, "version 2", 0)
+		ask(10*hour+2*second, "version 6", 0)
+	})
+}

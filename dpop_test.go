@@ -1,0 +1,500 @@
+package upstreamoauth2
+
+import (
+	"crypto"
+	"crypto/elliptic"
+	"crypto/sha256"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/go-jose/go-jose/v4"
+)
+
+// upstreamBase is what the API is known by. It need not be where it listens.
+const upstreamBase = "https://api.example/v1"
+
+// dpopSiteWith is partnerSite with dpop and further lines.
+func dpopSiteWith(lines string) string {
+	return partnerSiteWith("dpop\nupstream_base " + upstreamBase + "\n" + lines)
+}
+
+// proofs is what both servers do with DPoP proofs (RFC 9449 section 4.3): no
+// proof is taken twice, and without the nonce of the day there is no way in.
+type proofs struct {
+	mu    sync.Mutex
+	used  map[string]bool
+	nonce string // that proofs must have; "" for none
+}
+
+var errWantsNonce = errors.New("use_dpop_nonce")
+
+// check verifies the proof of a request, and returns the thumbprint of its key.
+// token is the token that goes with it; "" for none.
+func (p *proofs) check(r *http.Request, url, token string) (thumbprint string, _ error) {
+	fields := r.Header["Dpop"]
+	if len(fields) != 1 {
+		return "", fmt.Errorf("there are %d proofs", len(fields))
+	}
+	signed, err := jose.ParseSigned(fields[0], []jose.SignatureAlgorithm{jose.ES256, jose.EdDSA})
+	if err != nil {
+		return "", err
+	}
+	key := signed.Signatures[0].Protected.JSONWebKey
+	if key == nil || !key.Valid() || !key.IsPublic() {
+		return "", errors.New("there is no public key in the header")
+	}
+	j, err := verify(fields[0], signed.Signatures[0].Protected.Algorithm, key)
+	if err != nil {
+		return "", err
+	}
+	ath := ""
+	if token != "" {
+		sum := sha256.Sum256([]byte(token))
+		ath = base64.RawURLEncoding.EncodeToString(sum[:])
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.used == nil {
+		p.used = make(map[string]bool)
+	}
+	id := j.text("jti")
+	switch age := time.Since(j.time("iat")); {
+	case j.extra("typ") != "dpop+jwt":
+		return "", fmt.Errorf("typ is %q", j.extra("typ"))
+	case j.text("htm") != r.Method || j.text("htu") != url:
+		return "", fmt.Errorf("it is for %s %s, not for %s %s", j.text("htm"), j.text("htu"), r.Method, url)
+	case j.text("ath") != ath:
+		return "", fmt.Errorf("ath is %q, not %q", j.text("ath"), ath)
+	case age < -time.Minute || age > time.Minute:
+		return "", fmt.Errorf("it is %v old", age)
+	case id == "" || p.used[id]:
+		return "", fmt.Errorf("jti is %q, which is empty or was used before", id)
+	}
+	p.used[id] = true
+	if p.nonce != "" && j.text("nonce") != p.nonce {
+		return "", errWantsNonce
+	}
+	sum, err := key.Thumbprint(crypto.SHA256)
+	return base64.RawURLEncoding.EncodeToString(sum), err
+}
+
+// today returns the nonce that proofs must have.
+func (p *proofs) today() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.nonce
+}
+
+// wants sets the nonce that proofs must have from now on.
+func (p *proofs) wants(nonce string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.nonce = nonce
+}
+
+// boundServers are an authorization server that binds tokens to keys, and an API
+// that takes such tokens from who proves to have the key.
+type boundServers struct {
+	auth *authServer
+	api  *apiServer
+
+	atAuth, atAPI proofs
+	life          time.Duration
+
+	mu      sync.Mutex
+	bound   map[string]string // thumbprints, by token
+	refused []string          // why requests were, at either server
+}
+
+func newBoundServers(t testing.TB) *boundServers {
+	t.Helper()
+	b := &boundServers{auth: newAuthServer(t), api: newAPIServer(t), life: time.Hour, bound: make(map[string]string)}
+	b.auth.answers(b.serveToken)
+	b.api.answers(b.serveAPI)
+	return b
+}
+
+func (b *boundServers) serveToken(w http.ResponseWriter, r tokenRequest) {
+	thumbprint, err := b.atAuth.check(r.Request, b.auth.URL+r.URL.Path, "")
+	if err != nil {
+		b.refuse(err)
+		if errors.Is(err, errWantsNonce) {
+			w.Header().Set("DPoP-Nonce", b.atAuth.today())
+			say(w, http.StatusBadRequest, `{"error":"use_dpop_nonce"}`)
+			return
+		}
+		say(w, http.StatusBadRequest, fmt.Sprintf(`{"error":"invalid_dpop_proof","error_description":%q}`, err))
+		return
+	}
+	token := fmt.Sprint("bound-token-", r.number)
+	b.mu.Lock()
+	b.bound[token] = thumbprint
+	b.mu.Unlock()
+	say(w, http.StatusOK, fmt.Sprintf(`{"access_token":%q,"token_type":"DPoP","expires_in":%v}`, token, b.life.Seconds()))
+}
+
+func (b *boundServers) serveAPI(w http.ResponseWriter, r *http.Request) {
+	body, _ := io.ReadAll(r.Body)
+	token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "DPoP ")
+	path, _, _ := strings.Cut(r.RequestURI, "?")
+	thumbprint, err := b.atAPI.check(r, upstreamBase+path, token)
+	bound := b.keyOf(token)
+	switch {
+	case !ok:
+		err = fmt.Errorf("Authorization is %q", r.Header.Get("Authorization"))
+	case err == nil && thumbprint != bound:
+		err = fmt.Errorf("the token is bound to %q, and the proof made by %q", bound, thumbprint)
+	}
+	if err == nil {
+		_, _ = fmt.Fprintf(w, "fine: %s", body)
+		return
+	}
+	b.refuse(err)
+	code := "invalid_dpop_proof"
+	if errors.Is(err, errWantsNonce) {
+		code = "use_dpop_nonce"
+		w.Header().Set("DPoP-Nonce", b.atAPI.today())
+	}
+	w.Header().Set("WWW-Authenticate", `DPoP error="`+code+`", algs="ES256 EdDSA"`)
+	w.WriteHeader(http.StatusUnauthorized)
+	_, _ = fmt.Fprint(w, err)
+}
+
+// keyOf returns the thumbprint of the key that a token is bound to.
+func (b *boundServers) keyOf(token string) string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.bound[token]
+}
+
+func (b *boundServers) refuse(err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.refused = append(b.refused, err.Error())
+}
+
+// wantRefused fails the test unless the servers have refused requests for those
+// reasons, in that order.
+func (b *boundServers) wantRefused(t testing.TB, reasons ...string) {
+	t.Helper()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !slices.Equal(b.refused, reasons) {
+		t.Errorf("the servers refuse requests for %q, want %q", b.refused, reasons)
+	}
+}
+
+// TestEachRequestHasAProofOfItsOwn, for its method, its path and its token.
+func TestEachRequestHasAProofOfItsOwn(t *testing.T) {
+	servers := newBoundServers(t)
+	proxy := runCaddy(t, dpopSiteWith(""))
+	for _, r := range []struct{ method, path string }{
+		{http.MethodGet, "/"},
+		{http.MethodGet, "/"}, // the same once more
+		{http.MethodPost, "/orders"},
+		{http.MethodDelete, "/orders/7?force=yes&a=b"},
+		{http.MethodGet, "/a%2Fb/%C3%A4?c=%2F"},
+		{http.MethodGet, "//double/./dots"},
+		{http.MethodHead, "/orders"},
+	} {
+		if answer := proxy.send(r.method, os.Getenv("SITE"), r.path, nil); answer.status != http.StatusOK {
+			t.Errorf("%s %s: status %d: %s", r.method, r.path, answer.status, answer.body)
+		}
+	}
+
+	servers.wantRefused(t)
+	if n := servers.auth.count(); n != 1 {
+		t.Errorf("%d token requests, want 1", n)
+	}
+}
+
+// TestProofNamesThePathAsTheDirectiveSeesIt, so that a rewrite ahead of it counts.
+func TestProofNamesThePathAsTheDirectiveSeesIt(t *testing.T) {
+	servers := newBoundServers(t)
+	proxy := runCaddy(t, strings.Replace(dpopSiteWith(""), "\n\treverse_proxy", "\n\turi strip_prefix /partner\n\treverse_proxy", 1))
+
+	if answer := proxy.get("/partner/orders?a=b", nil); answer.status != http.StatusOK {
+		t.Errorf("status %d: %s", answer.status, answer.body)
+	}
+	servers.wantRefused(t)
+}
+
+// TestNonces: a server that wants one says so once; after that they come with
+// the answers, whatever their status (RFC 9449 sections 8 and 9).
+func TestNonces(t *testing.T) {
+	t.Run("at the token endpoint", func(t *testing.T) {
+		servers := newBoundServers(t)
+		servers.atAuth.wants("first-nonce")
+		proxy := runCaddy(t, dpopSiteWith("account {http.request.header.X-User}"))
+
+		proxy.wantAs("alice", http.StatusOK)
+		servers.wantRefused(t, "use_dpop_nonce")
+		proxy.wantAs("bob", http.StatusOK) // who needs a token too
+
+		servers.wantRefused(t, "use_dpop_nonce")
+		if n := servers.auth.count(); n != 3 {
+			t.Errorf("%d token requests, want 3", n)
+		}
+	})
+	t.Run("at the API", func(t *testing.T) {
+		servers := newBoundServers(t)
+		servers.atAPI.wants("first-nonce")
+		proxy := runCaddy(t, dpopSiteWith(""))
+
+		proxy.want(http.StatusOK)
+		servers.wantRefused(t, "use_dpop_nonce")
+		proxy.want(http.StatusOK)
+		servers.wantRefused(t, "use_dpop_nonce")
+		servers.atAPI.wants("second-nonce")
+		proxy.want(http.StatusOK)
+
+		servers.wantRefused(t, "use_dpop_nonce", "use_dpop_nonce")
+		if n := servers.auth.count(); n != 1 {
+			t.Errorf("%d token requests, want 1: the token was not at fault", n)
+		}
+	})
+	t.Run("at the API, with a body", func(t *testing.T) {
+		servers := newBoundServers(t)
+		servers.atAPI.wants("first-nonce")
+		proxy := runCaddy(t, dpopSiteWith(""))
+
+		resp, err := proxy.client.Post("http://"+os.Getenv("SITE")+"/orders", "text/plain", strings.NewReader("an order"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		if body, _ := io.ReadAll(resp.Body); string(body) != "fine: an order" {
+			t.Errorf("status %d: %s", resp.StatusCode, body)
+		}
+		servers.wantRefused(t, "use_dpop_nonce")
+	})
+	t.Run("from answers with status 200", func(t *testing.T) {
+		servers := newBoundServers(t)
+		servers.auth.answers(func(w http.ResponseWriter, r tokenRequest) {
+			w.Header().Set("DPoP-Nonce", fmt.Sprint("auth-", r.number))
+			servers.serveToken(w, r)
+			servers.atAuth.wants(fmt.Sprint("auth-", r.number))
+		})
+		servers.api.answers(func(w http.ResponseWriter, r *http.Request) {
+			next := fmt.Sprint("api-", len(servers.api.seen()))
+			w.Header().Set("DPoP-Nonce", next)
+			servers.serveAPI(w, r)
+			servers.atAPI.wants(next)
+		})
+		proxy := runCaddy(t, dpopSiteWith("account {http.request.header.X-User}"))
+
+		for i := range 5 {
+			proxy.wantAs(fmt.Sprint("user-", i), http.StatusOK)
+		}
+
+		servers.wantRefused(t)
+	})
+	t.Run("one retry and no more", func(t *testing.T) {
+		servers := newBoundServers(t)
+		servers.api.answers(func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("DPoP-Nonce", fmt.Sprint("never-right-", len(servers.api.seen())))
+			w.Header().Set("WWW-Authenticate", `DPoP error="use_dpop_nonce"`)
+			w.WriteHeader(http.StatusUnauthorized)
+		})
+		proxy := runCaddy(t, dpopSiteWith(""))
+
+		proxy.want(http.StatusUnauthorized)
+
+		if got := len(servers.api.seen()); got != 2 || servers.auth.count() != 1 {
+			t.Errorf("%d requests reached the API and %d the token endpoint, want 2 and 1", got, servers.auth.count())
+		}
+	})
+	t.Run("one retry at the token endpoint and no more", func(t *testing.T) {
+		servers := newBoundServers(t)
+		servers.auth.answers(func(w http.ResponseWriter, r tokenRequest) {
+			w.Header().Set("DPoP-Nonce", fmt.Sprint("never-right-", r.number))
+			say(w, http.StatusBadRequest, `{"error":"use_dpop_nonce"}`)
+		})
+		proxy := runCaddy(t, dpopSiteWith(""))
+
+		proxy.want(http.StatusBadGateway)
+
+		if n := servers.auth.count(); n != 2 {
+			t.Errorf("%d token requests, want 2", n)
+		}
+	})
+}
+
+// TestCallersProofStaysBehind: it is for us, if for anybody.
+func TestCallersProofStaysBehind(t *testing.T) {
+	servers := newBoundServers(t)
+	proxy := runCaddy(t, dpopSiteWith(""))
+
+	answer := proxy.get("/", http.Header{"DPoP": {"the-callers-proof"}, "Dpop": {"another"}, "Authorization": {"DPoP the-callers-token"}})
+
+	if answer.status != http.StatusOK {
+		t.Errorf("status %d: %s", answer.status, answer.body)
+	}
+	servers.wantRefused(t) // a request with two proofs would be
+}
+
+// TestCallersProofStaysBehindWithoutATokenToo: the API would wonder what it is for.
+func TestCallersProofStaysBehindWithoutATokenToo(t *testing.T) {
+	auth, api := newAuthServer(t), newAPIServer(t)
+	auth.says(http.StatusBadRequest, `{"error":"invalid_client"}`)
+	proxy := runCaddy(t, dpopSiteWith("on_error pass"))
+
+	if answer := proxy.get("/", http.Header{"DPoP": {"the-callers-proof"}}); answer.status != http.StatusOK {
+		t.Errorf("status %d: %s", answer.status, answer.body)
+	}
+
+	if values, ok := api.last(t).header["Dpop"]; ok {
+		t.Errorf("DPoP goes upstream: %q", values)
+	}
+}
+
+// TestBoundTokenThatTheAPIRejectsIsReplaced, as any other is.
+func TestBoundTokenThatTheAPIRejectsIsReplaced(t *testing.T) {
+	servers := newBoundServers(t)
+	proxy := runCaddy(t, dpopSiteWith(""))
+	proxy.want(http.StatusOK)
+	servers.api.answers(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasSuffix(r.Header.Get("Authorization"), "-1") {
+			w.Header().Set("WWW-Authenticate", `DPoP error="invalid_token"`)
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		servers.serveAPI(w, r)
+	})
+
+	proxy.want(http.StatusOK)
+
+	servers.wantRefused(t)
+	if n := servers.auth.count(); n != 2 {
+		t.Errorf("%d token requests, want 2", n)
+	}
+}
+
+// TestTokenTypeHasToFit: a token that is not bound would be sent to no avail, and
+// so would a bound one without a proof.
+func TestTokenTypeHasToFit(t *testing.T) {
+	tests := []struct{ name, site, answer, says string }{
+		{"a bearer token with dpop", dpopSiteWith(""), `{"access_token":"T","token_type":"Bearer"}`, `the authorization server issued a token that is not bound to our key (token_type "Bearer"): it may not support DPoP, remove 'dpop'`},
+		{"no token type with dpop", dpopSiteWith(""), `{"access_token":"T"}`, `the authorization server issued a token that is not bound to our key (token_type ""): it may not support DPoP, remove 'dpop'`},
+		{"a bound token without dpop", partnerSite, `{"access_token":"T","token_type":"dpop"}`, `the authorization server issued a token that wants DPoP proofs: write 'dpop' and 'upstream_base'`},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			auth, api := newAuthServer(t), newAPIServer(t)
+			auth.says(http.StatusOK, test.answer)
+			proxy := runCaddy(t, test.site)
+
+			proxy.want(http.StatusBadGateway)
+
+			if got := proxy.failure(); got != test.says {
+				t.Errorf("the log says\n%s, want\n%s", got, test.says)
+			}
+			if n := len(api.seen()); n != 0 {
+				t.Errorf("%d requests reached the API", n)
+			}
+		})
+	}
+}
+
+// TestKeyOfProofs: one from a file is the file's; one made here is another for
+// each client; and both outlive a reload, with their tokens.
+func TestKeyOfProofs(t *testing.T) {
+	key := newECKey(t, elliptic.P256())
+	ed := newEdKey(t)
+	thumbprint := func(key any) string {
+		sum, err := (&jose.JSONWebKey{Key: publicKey(key)}).Thumbprint(crypto.SHA256)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return base64.RawURLEncoding.EncodeToString(sum)
+	}
+	tests := []struct {
+		name, argument, file string
+		want                 string // the key's thumbprint; "" for one made here
+	}{
+		{"made here", "", "", ""},
+		{"from a PEM file", "{$KEY_FILE}", pkcs8Text(t, key), thumbprint(key)},
+		{"from a JWK file", "{$KEY_FILE}", jwkText(t, ed, ""), thumbprint(ed)},
+		{"from the environment", "{env.KEY}", sec1Text(t, key), thumbprint(key)},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			servers := newBoundServers(t)
+			t.Setenv("KEY", test.file)
+			t.Setenv("KEY_FILE", secretFile(t, test.file))
+			site := strings.Replace(dpopSiteWith(""), "dpop\n", "dpop "+test.argument+"\n", 1)
+			proxy := runCaddy(t, site)
+			proxy.want(http.StatusOK)
+			first := servers.keyOf("bound-token-1")
+			if test.want != "" && first != test.want {
+				t.Errorf("the token is bound to %s, want %s", first, test.want)
+			}
+
+			for i := range 3 {
+				proxy.reload(strings.Replace(site, "reverse_proxy", fmt.Sprintf("header X-Reload %d\n\treverse_proxy", i), 1))
+				proxy.want(http.StatusOK)
+			}
+			servers.wantRefused(t)
+			if n := servers.auth.count(); n != 1 {
+				t.Errorf("%d token requests after three reloads, want 1", n)
+			}
+
+			proxy.reload(strings.Replace(site, "client_secret", "scope more\n\t\tclient_secret", 1))
+			proxy.want(http.StatusOK)
+			second := servers.keyOf("bound-token-2")
+			if kept := second == first; kept != (test.want != "") {
+				t.Errorf("with other settings the token is bound to %s, and it was %s", second, first)
+			}
+		})
+	}
+}
+
+// TestAnotherKeyFileGivesANewToken at the reload: the old token is bound to the
+// old key.
+func TestAnotherKeyFileGivesANewToken(t *testing.T) {
+	servers := newBoundServers(t)
+	path := secretFile(t, pkcs8Text(t, newEdKey(t)))
+	t.Setenv("KEY_FILE", path)
+	site := strings.Replace(dpopSiteWith(""), "dpop\n", "dpop {$KEY_FILE}\n", 1)
+	proxy := runCaddy(t, site)
+	proxy.want(http.StatusOK)
+
+	writeSecret(t, path, pkcs8Text(t, newEdKey(t)))
+	proxy.want(http.StatusOK) // with the key that was there when the config was loaded
+	proxy.reload(site)
+	proxy.want(http.StatusOK)
+
+	servers.wantRefused(t)
+	if n := servers.auth.count(); n != 2 {
+		t.Errorf("%d token requests, want 2", n)
+	}
+}
+
+// TestRefusedKeysOfProofs: without its key a bound client is of no use, so the
+// config does not load.
+func TestRefusedKeysOfProofs(t *testing.T) {
+	missing := t.TempDir() + "/missing"
+	tests := []struct{ name, path, want string }{
+		{"a missing file", missing, "cannot read the file " + missing + ": no such file or directory"},
+		{"a file without a key", secretFile(t, "whatever"), "the key is neither PEM (-----BEGIN PRIVATE KEY-----) nor a JWK"},
+		{"an encrypted key", secretFile(t, pemText("ENCRYPTED PRIVATE KEY", nil)), "the private key is encrypted: decrypt it first, with 'openssl pkey -in key.pem -out plain.pem'"},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			t.Setenv("PARTNER_SECRET", "secret")
+			err := validateCaddyfile(blockWith("dpop " + test.path + "\nupstream_base https://api.example"))
+			if want := `client "partner": dpop: ` + test.want; err == nil || !strings.HasSuffix(err.Error(), want) {
+				t.Errorf("the error is\n%v, want\n%s", err, want)
+			}
+		})
+	}
+}
