@@ -55,9 +55,13 @@ func newLiveClient(ctx caddy.Context, name string, config Client) (*liveClient, 
 		c.name = defaultName(config)
 	}
 	c.logger = ctx.Logger().With(zap.String("client", c.name))
-	c.accountLogger = c.logger.WithOptions(zap.WrapCore(func(core zapcore.Core) zapcore.Core {
-		return zapcore.NewSamplerWithOptions(core, time.Second, 3, 0)
-	}))
+	maxAccounts := 0
+	if len(c.inputs) > 0 {
+		maxAccounts = config.maxAccounts()
+		c.accountLogger = c.logger.WithOptions(zap.WrapCore(func(core zapcore.Core) zapcore.Core {
+			return zapcore.NewSamplerWithOptions(core, time.Second, 3, 0) // half a megabyte
+		}))
+	}
 
 	// Resolved with what is known now: this finds mistakes early, and tells
 	// clients apart whose settings read the same.
@@ -84,7 +88,7 @@ func newLiveClient(ctx caddy.Context, name string, config Client) (*liveClient, 
 		return nil, err
 	}
 	c.key = c.settingsKey(s, firstRefreshToken, proofKey, e.err != nil)
-	if c.cache, err = openCache(c.key, config.life(), config.maxAccounts(), c); err != nil {
+	if c.cache, err = openCache(c.key, config.life(), maxAccounts, c); err != nil {
 		return nil, err
 	}
 	if !firstRefreshToken.IsZero() {

@@ -2,8 +2,10 @@ package upstreamoauth2
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"io"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -201,6 +203,9 @@ func (x *exchange) replays() bool {
 	if hasBody(x.request) && (x.body == nil || !x.body.whole()) {
 		return false
 	}
+	if x.request.Trailer != nil && !x.body.finished() {
+		return false // net/http still fills in the trailers
+	}
 	return x.handler.rules.replays(x.request)
 }
 
@@ -236,7 +241,15 @@ func (x *exchange) replay(next caddyhttp.Handler, err error) error {
 	}
 	x.again, x.answered, x.rejection = true, false, nil
 	x.handler.injector.put(x.request, token, &x.value)
-	return next.ServeHTTP(x, x.request)
+	return next.ServeHTTP(x, withOwnVars(x.request))
+}
+
+// withOwnVars gives the second attempt its own copy of Caddy's request variables.
+// A connection that the first one began to dial may still look at them, on a
+// goroutine of net/http, while reverse_proxy writes them anew.
+func withOwnVars(r *http.Request) *http.Request {
+	vars, _ := r.Context().Value(caddyhttp.VarsCtxKey).(map[string]any)
+	return r.WithContext(context.WithValue(r.Context(), caddyhttp.VarsCtxKey, maps.Clone(vars)))
 }
 
 // release passes the rejection on that was held back.
@@ -418,6 +431,16 @@ func (rec *recording) whole() bool {
 	rec.mu.Lock()
 	defer rec.mu.Unlock()
 	return !rec.overflow
+}
+
+// finished reports whether the source has come to its end.
+func (rec *recording) finished() bool {
+	if rec == nil {
+		return true
+	}
+	rec.mu.Lock()
+	defer rec.mu.Unlock()
+	return rec.err == io.EOF
 }
 
 // Read implements io.Reader.

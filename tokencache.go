@@ -84,12 +84,13 @@ type tokenCache struct {
 	fetchers []fetcher // of the configs that use the cache, the newest last
 
 	slot     slot      // of the client without accounts
-	accounts *accounts // of a client with accounts
+	accounts *accounts // of a client with accounts, else nil
 	breaker  breaker   // for accounts
 	session  session   // kept here for the fetchers; the cache does not look into it
 }
 
 // openCache returns the cache for key, and counts its user until closeCache.
+// maxAccounts is 0 for a client without accounts.
 func openCache(key string, life lifeSettings, maxAccounts int, f fetcher) (*tokenCache, error) {
 	value, _, err := caches.LoadOrNew(key, func() (caddy.Destructor, error) {
 		return newTokenCache(life, maxAccounts), nil
@@ -117,7 +118,9 @@ func newTokenCache(life lifeSettings, maxAccounts int) *tokenCache {
 	c := &tokenCache{life: life}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	c.slot.cache = c
-	c.accounts = newAccounts(c, maxAccounts)
+	if maxAccounts > 0 {
+		c.accounts = newAccounts(c, maxAccounts)
+	}
 	return c
 }
 
@@ -130,7 +133,9 @@ const fetchGrace = time.Minute
 func (c *tokenCache) Destruct() error {
 	time.AfterFunc(fetchGrace, c.cancel)
 	c.slot.stop()
-	c.accounts.stop()
+	if c.accounts != nil {
+		c.accounts.stop()
+	}
 	return nil
 }
 
@@ -444,6 +449,7 @@ func (s *slot) fly(f *flight, job job) {
 	source := s.cache.fetcher()
 	if source == nil { // the last config is going
 		s.land(f, nil, context.Canceled)
+		close(f.done)
 		return
 	}
 	token, err := s.fetch(source, job)
@@ -454,6 +460,7 @@ func (s *slot) fly(f *flight, job job) {
 			s.cache.accounts.prove(s.account)
 		}
 	}
+	close(f.done)
 	if s.cache.ctx.Err() == nil {
 		source.report(o)
 	}
@@ -481,8 +488,6 @@ func (s *slot) land(f *flight, token *tokenendpoint.Token, err error) outcome {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.flight = nil
-	defer close(f.done)
-
 	if err != nil {
 		return s.fail(err)
 	}

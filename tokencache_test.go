@@ -194,12 +194,9 @@ func (c *scriptedConfig) lastReport(t *testing.T) report {
 const testDefaultLifetime = time.Minute
 
 // stated is the life that a server states for one of the given length: the last
-// second, by which servers round it up, is not counted.
+// second, or half of it, by which servers round it up, is not counted.
 func stated(life time.Duration) time.Duration {
-	if life == 0 {
-		return 0
-	}
-	return life + time.Second
+	return life + min(life, time.Second)
 }
 
 // twentyPercent are the default settings.
