@@ -1,0 +1,50 @@
+package e2e
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"sync"
+	"testing"
+	"time"
+)
+
+var handedOut sync.Map // port -> struct{}
+
+// freePort returns a port nobody listens on and that stays free: it lies below the range from which
+// systems take the ports of outgoing connections, and no two callers get the same one.
+func freePort(t *testing.T) int {
+	t.Helper()
+	for range 1000 {
+		port := 20000 + rand.IntN(12000)
+		if _, taken := handedOut.LoadOrStore(port, struct{}{}); taken {
+			continue
+		}
+		if l, err := net.Listen("tcp", loopback(port)); err == nil {
+			l.Close()
+			return port
+		}
+	}
+	t.Fatal("no free port")
+	return 0
+}
+
+func loopback(port int) string { return fmt.Sprintf("127.0.0.1:%d", port) }
+
+func listening(port int) bool {
+	c, err := net.DialTimeout("tcp", loopback(port), time.Second)
+	if err == nil {
+		c.Close()
+	}
+	return err == nil
+}
+
+// eventually waits until done says so, and fails the test when that takes too long.
+func eventually(t *testing.T, within time.Duration, what string, done func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(within); !done(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("not within %v: %s", within, what)
+		}
+	}
+}

@@ -1,0 +1,57 @@
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+)
+
+// grantRefreshToken returns the directive's lines for a refresh token that stands in a file.
+func grantRefreshToken(t *testing.T, token string) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "refresh-token")
+	if err := os.WriteFile(file, []byte(token+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return fmt.Sprintf("grant refresh_token {\nrefresh_token {file.%s}\n}", file)
+}
+
+// Both servers give a new refresh token with each access token and refuse the old one from then on;
+// oidc-provider even revokes everything when it sees an old one again.
+func TestRefreshTokensRotateUnderTraffic(t *testing.T) {
+	t.Parallel()
+	for _, kind := range kinds {
+		t.Run(kind.name, func(t *testing.T) {
+			t.Parallel()
+			const rotations = 6
+			client := newClient("partner", 5*time.Second)
+			server := startAuthServer(t, kind, client)
+			first := server.signIn(client, "read:data")
+			api := startResource(t, server)
+			proxy := startProxy(t, server, client, api,
+				server.directive(client), grantRefreshToken(t, first), "refresh_ahead 50%")
+
+			flow := startTraffic(t, proxy.URL, 4)
+			eventually(t, time.Minute, "the refresh token has rotated often enough", func() bool {
+				return len(server.granted()) >= rotations
+			})
+			allOK(t, flow.stop())
+			if refused := api.refused(); len(refused) > 0 {
+				t.Errorf("the API refused %d requests: %q", len(refused), refused[0])
+			}
+
+			used := make(map[string]bool)
+			for i, r := range server.tokenRequests() {
+				if used[r.refreshToken] {
+					t.Errorf("token request %d used a refresh token again", i)
+				}
+				used[r.refreshToken] = true
+				if r.grant != "refresh_token" || i == 0 && r.refreshToken != first {
+					t.Errorf("token request %d: %+v", i, r)
+				}
+			}
+		})
+	}
+}
