@@ -227,8 +227,8 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 // Caddy hides there only Authorization and cookies.
 func (h *Handler) warnOfDebugLog(ctx caddy.Context) {
 	debug := ctx.Logger(new(reverseproxy.Handler)).Core().Enabled(zapcore.DebugLevel)
-	if debug && (h.injector.query || h.injector.name != "Authorization") {
-		ctx.Logger().Warn("at debug level, Caddy logs the header field or the URL that carries the token: set another level where others read the log",
+	if debug && (h.injector.query || h.injector.name != "Authorization" || h.injector.prover != nil) {
+		ctx.Logger().Warn("at debug level, Caddy logs the header field or the URL that carries the token or its proof: set another level where others read the log",
 			zap.String("client", h.live.name), zap.String("inject", h.injector.name))
 	}
 }

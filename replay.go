@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
@@ -157,6 +158,7 @@ type exchange struct {
 	value   [1]string // of the header field, see injector.put
 
 	target target
+	groups map[string]struct{} // of routes that had been served before, nil if none
 	header headerSnapshot
 	body   *recording // nil without a body, or with one that is not to be kept
 
@@ -177,6 +179,9 @@ func (x *exchange) begin(w http.ResponseWriter, r *http.Request) {
 	x.ResponseWriter, x.request = w, r
 	x.target = targetOf(r)
 	x.header.take(w.Header())
+	if groups, _ := r.Context().Value(routeGroups).(map[string]struct{}); len(groups) > 0 {
+		x.groups = maps.Clone(groups)
+	}
 	if rules := &x.handler.rules; hasBody(r) && rules.replays(r) {
 		x.body = &recording{source: r.Body, limit: rules.bodyLimit}
 		r.Body = x.body.play()
@@ -241,16 +246,28 @@ func (x *exchange) replay(next caddyhttp.Handler, err error) error {
 	}
 	x.again, x.answered, x.rejection = true, false, nil
 	x.handler.injector.put(x.request, token, &x.value)
-	return next.ServeHTTP(x, withOwnVars(x.request))
+	return next.ServeHTTP(x, x.secondRequest())
 }
 
-// withOwnVars gives the second attempt its own copy of Caddy's request variables.
-// A connection that the first one began to dial may still look at them, on a
-// goroutine of net/http, while reverse_proxy writes them anew.
-func withOwnVars(r *http.Request) *http.Request {
-	vars, _ := r.Context().Value(caddyhttp.VarsCtxKey).(map[string]any)
-	return r.WithContext(context.WithValue(r.Context(), caddyhttp.VarsCtxKey, maps.Clone(vars)))
+// secondRequest returns the request with what Caddy's routes and handlers note in
+// its context set back. Routes of a group, such as handle blocks, are chosen anew:
+// the group counts as served otherwise, and all of them would be skipped. And
+// reverse_proxy writes the variables anew, while a connection that the first
+// attempt began to dial may still look at them on a goroutine of net/http.
+func (x *exchange) secondRequest() *http.Request {
+	ctx := x.request.Context()
+	vars, _ := ctx.Value(caddyhttp.VarsCtxKey).(map[string]any)
+	ctx = context.WithValue(ctx, caddyhttp.VarsCtxKey, maps.Clone(vars))
+	groups := maps.Clone(x.groups)
+	if groups == nil {
+		groups = make(map[string]struct{})
+	}
+	return x.request.WithContext(context.WithValue(ctx, routeGroups, groups))
 }
+
+// routeGroups is the key under which Caddy's routes note which groups have been
+// served (caddyhttp/routes.go); it is not exported.
+const routeGroups = caddy.CtxKey("route_group")
 
 // release passes the rejection on that was held back.
 func (x *exchange) release() error {

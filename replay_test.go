@@ -844,6 +844,31 @@ func TestReplayRunsThroughOtherHandlers(t *testing.T) {
 			path: "/orders", want: "POST /orders body",
 		},
 		{
+			name: "handle, one of several",
+			site: "handle /orders {\nreverse_proxy {$API}\n}\nhandle {\nrespond \"the wrong one\"\n}",
+			path: "/orders", want: "POST /orders body",
+		},
+		{
+			name: "handle, the last of several",
+			site: "handle /customers {\nrespond \"the wrong one\"\n}\nhandle {\nreverse_proxy {$API}\n}",
+			path: "/orders", want: "POST /orders body",
+		},
+		{
+			name: "handle_path, one of several",
+			site: "handle_path /other/* {\nrespond \"the wrong one\"\n}\nhandle_path /api/* {\nreverse_proxy {$API}\n}",
+			path: "/api/orders", want: "POST /orders body",
+		},
+		{
+			name: "handle in handle",
+			site: "handle /api/* {\nhandle /api/a {\nreverse_proxy {$API}\n}\nhandle {\nrespond \"the wrong one\"\n}\n}\nhandle {\nrespond \"the wrong one\"\n}",
+			path: "/api/a", want: "POST /api/a body",
+		},
+		{
+			name: "rewrite and uri in a route",
+			site: "route {\nuri strip_prefix /api\nrewrite * /v2{uri}\nuri replace o 0\nreverse_proxy {$API}\n}",
+			path: "/api/orders?a=b", want: "POST /v2/0rders?a=b body",
+		},
+		{
 			name: "handle_path",
 			site: "handle_path /api/* {\nreverse_proxy {$API}\n}",
 			path: "/api/or%2Fders?a=%7e", want: "POST /or%2Fders?a=%7e body",
