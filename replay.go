@@ -407,25 +407,27 @@ func (s *headerSnapshot) restore(h http.Header) {
 // recording, the rest from where the body comes from.
 //
 // An upstream may answer before it has read the body, and its transport then
-// still reads while the next playing begins. So only the newest playing gets
-// anything, and what an older one was just reading is kept for it.
+// waits for its reader to end, or still reads while the next playing begins. So
+// the source is read on a goroutine of its own: a reader can leave, and what was
+// just being read is kept for the next.
 type recording struct {
 	source io.ReadCloser
 	limit  int64
 
-	reading sync.Mutex // held while the source is read, which can take long
-
-	mu       sync.Mutex // guards the rest, briefly
+	mu       sync.Mutex
 	newest   *playing
 	kept     []byte
-	overflow bool
-	err      error // what the source ended with
+	overflow bool          // more has gone by than is kept
+	err      error         // what the source ended with
+	reading  chan struct{} // closes when the read in progress has ended; nil if there is none
 }
 
 // playing is one pass over a recording.
 type playing struct {
-	of  *recording
-	pos int
+	of     *recording
+	pos    int
+	closed chan struct{}
+	close  sync.Once
 }
 
 // errPlayedAgain is what readers of an older playing get.
@@ -439,7 +441,7 @@ func (rec *recording) play() *playing {
 	if rec.overflow {
 		return nil
 	}
-	rec.newest = &playing{of: rec}
+	rec.newest = &playing{of: rec, closed: make(chan struct{})}
 	return rec.newest
 }
 
@@ -462,58 +464,61 @@ func (rec *recording) finished() bool {
 
 // Read implements io.Reader.
 func (p *playing) Read(b []byte) (int, error) {
-	if n, ok, err := p.readKept(b); ok {
-		return n, err
-	}
 	rec := p.of
-	rec.reading.Lock()
-	defer rec.reading.Unlock()
-	if n, ok, err := p.readKept(b); ok { // what an older playing was just reading
-		return n, err
+	for {
+		rec.mu.Lock()
+		switch {
+		case p != rec.newest:
+			rec.mu.Unlock()
+			return 0, errPlayedAgain
+		case p.pos < len(rec.kept):
+			n := copy(b, rec.kept[p.pos:])
+			p.pos += n
+			rec.mu.Unlock()
+			return n, nil
+		case rec.err != nil:
+			rec.mu.Unlock()
+			return 0, rec.err
+		case rec.overflow: // nothing to keep any more
+			rec.kept, p.pos = nil, 0
+			rec.mu.Unlock()
+			return rec.source.Read(b)
+		}
+		if rec.reading == nil {
+			rec.reading = make(chan struct{})
+			go rec.readMore(rec.reading, make([]byte, len(b)))
+		}
+		more := rec.reading
+		rec.mu.Unlock()
+		select {
+		case <-more:
+		case <-p.closed:
+			return 0, errPlayedAgain
+		}
 	}
+}
+
+// readMore reads from the source once and keeps what comes.
+func (rec *recording) readMore(done chan struct{}, b []byte) {
 	n, err := rec.source.Read(b)
-	return n, p.keep(b[:n], err)
-}
-
-// readKept serves what needs no new read: ok tells whether that was enough.
-func (p *playing) readKept(b []byte) (n int, ok bool, err error) {
-	rec := p.of
 	rec.mu.Lock()
-	defer rec.mu.Unlock()
-	switch {
-	case p != rec.newest:
-		return 0, true, errPlayedAgain
-	case p.pos < len(rec.kept):
-		n = copy(b, rec.kept[p.pos:])
-		p.pos += n
-		return n, true, nil
-	}
-	return 0, rec.err != nil, rec.err
-}
-
-// keep records what was read, and returns the error for the reader.
-func (p *playing) keep(b []byte, err error) error {
-	rec := p.of
-	rec.mu.Lock()
-	defer rec.mu.Unlock()
+	rec.kept = append(rec.kept, b[:n]...)
+	rec.overflow = int64(len(rec.kept)) > rec.limit
 	rec.err = err
-	switch {
-	case p != rec.newest:
-		rec.kept = append(rec.kept, b...)
-		return errPlayedAgain
-	case rec.overflow:
-	case int64(len(rec.kept)+len(b)) > rec.limit:
-		rec.overflow, rec.kept, p.pos = true, nil, 0
-	default:
-		rec.kept = append(rec.kept, b...)
-		p.pos += len(b)
-	}
-	return err
+	rec.reading = nil
+	rec.mu.Unlock()
+	close(done)
 }
 
-// Close implements io.Closer. The body itself stays open: net/http closes it
-// when the handler has returned.
-func (p *playing) Close() error { return nil }
+// Close implements io.Closer: it lets a reader go. The body itself stays open
+// for the next playing, and net/http closes it when the handler has returned.
+func (p *playing) Close() error {
+	p.close.Do(func() { close(p.closed) })
+	if !p.of.whole() {
+		return p.of.source.Close()
+	}
+	return nil
+}
 
 // Interface guards
 var (

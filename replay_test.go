@@ -299,7 +299,7 @@ func tryWith(client *http.Client, r *http.Request) (httpAnswer, error) {
 // of the body, and gets both halves again.
 func TestRejectionWhileTheCallerIsStillSending(t *testing.T) {
 	for _, from := range []string{"h1", "h2c"} {
-		for _, to := range []string{"h1"} {
+		for _, to := range []string{"h1", "h2c"} {
 			for name, size := range map[string]int64{"sized": 10, "chunked": -1} {
 				t.Run(from+" to "+to+", "+name, func(t *testing.T) {
 					auth, api := newAuthServer(t), newAPIServerFor(t, to)
