@@ -231,10 +231,10 @@ func TestRejectedTokenIsReplacedAndTheRequestReplayed(t *testing.T) {
 	for _, from := range protocols {
 		for _, to := range protocols {
 			for _, request := range requests {
-				if request.early && to != "h1" {
-					continue // reverse_proxy's wrapper of the body has a data race there, without a replay too
-				}
 				t.Run(from+" to "+to+"/"+request.name, func(t *testing.T) {
+					if request.early {
+						skipRaceOfReverseProxy(t, to)
+					}
 					auth, api := newAuthServer(t), newAPIServerFor(t, to)
 					refusal := refuse
 					if request.early {
@@ -284,6 +284,15 @@ func TestRejectedTokenIsReplacedAndTheRequestReplayed(t *testing.T) {
 	}
 }
 
+// skipRaceOfReverseProxy skips a test whose upstream answers before it has read
+// the body, under the race detector: over HTTP/2 that finds a data race within
+// reverse_proxy's own wrapper of the body, with or without a replay.
+func skipRaceOfReverseProxy(t *testing.T, to string) {
+	if raceDetector && to != "h1" {
+		t.Skip("reverse_proxy has a data race of its own there")
+	}
+}
+
 // tryWith sends a request with one's own client.
 func tryWith(client *http.Client, r *http.Request) (httpAnswer, error) {
 	resp, err := client.Do(r)
@@ -302,6 +311,7 @@ func TestRejectionWhileTheCallerIsStillSending(t *testing.T) {
 		for _, to := range []string{"h1", "h2c"} {
 			for name, size := range map[string]int64{"sized": 10, "chunked": -1} {
 				t.Run(from+" to "+to+", "+name, func(t *testing.T) {
+					skipRaceOfReverseProxy(t, to)
 					auth, api := newAuthServer(t), newAPIServerFor(t, to)
 					replayed := make(chan bool)
 					api.answers(revokedFirst(refuseEarly, func(w http.ResponseWriter, r *http.Request) {
