@@ -21,31 +21,59 @@ import (
 // kind is an authorization server that others wrote.
 type kind struct {
 	name       string
-	program    func(config string) *exec.Cmd // takes a serverConfig as its one argument
+	program    func(t *testing.T, config string) *exec.Cmd // takes a serverConfig as its one argument
 	issuerPath string
+	// introspection is the path of its introspection endpoint, where its metadata don't tell.
+	introspection string
 	// jwt makes the client's access tokens JWTs; what it returns is added to the directive.
 	jwt func(*client) (lines string)
+	// algorithms are those that may sign a client's assertion.
+	algorithms []string
+	// forTokenEndpoint means that assertions must be for the token endpoint; otherwise they are for the issuer.
+	forTokenEndpoint bool
+	// hidesGrants means that its metadata list fewer grants than there are.
+	hidesGrants bool
 }
 
 var oidcProvider = &kind{
 	name: "oidc-provider",
-	program: func(config string) *exec.Cmd {
+	program: func(_ *testing.T, config string) *exec.Cmd {
 		return exec.Command("node", "oidc-provider/server.mjs", config)
 	},
-	jwt: func(*client) string { return "resource https://api.example/" },
+	jwt:        func(*client) string { return "resource https://api.example/" },
+	algorithms: []string{"RS256", "PS256", "ES256", "EdDSA"},
 }
 
 var zitadel = &kind{
 	name:       "zitadel",
-	program:    func(config string) *exec.Cmd { return exec.Command(built("zitadel"), config) },
+	program:    func(_ *testing.T, config string) *exec.Cmd { return exec.Command(built("zitadel"), config) },
 	issuerPath: "/",
 	jwt: func(c *client) string {
 		c.JWT = true
 		return ""
 	},
+	algorithms: []string{"RS256"},
 }
 
-var kinds = []*kind{oidcProvider, zitadel}
+var hydra = &kind{
+	name: "Ory Hydra",
+	program: func(t *testing.T, config string) *exec.Cmd {
+		cmd := exec.Command(built("hydra"), config)
+		cmd.Dir = t.TempDir()
+		return cmd
+	},
+	issuerPath:    "/",
+	introspection: "/introspect",
+	jwt: func(c *client) string {
+		c.JWT = true
+		return ""
+	},
+	algorithms:       []string{"RS256", "PS256", "ES256"},
+	forTokenEndpoint: true,
+	hidesGrants:      true,
+}
+
+var kinds = []*kind{oidcProvider, zitadel, hydra}
 
 // serverConfig is what an authorization server's program is told.
 type serverConfig struct {
@@ -57,7 +85,16 @@ type serverConfig struct {
 	// DPoPNonces makes the server want a nonce of its own in each DPoP proof.
 	DPoPNonces bool `json:"dpop_nonces"`
 
+	// Trusted are those whose assertions the server takes for a grant (RFC 7523 section 2.1).
+	Trusted []assertionIssuer `json:"trusted,omitempty"`
+
 	MTLS *mtlsConfig `json:"mtls,omitempty"`
+}
+
+// assertionIssuer is someone with a public key.
+type assertionIssuer struct {
+	Issuer string          `json:"issuer"`
+	Key    jose.JSONWebKey `json:"key"`
 }
 
 // mtlsConfig is for clients that prove themselves with a certificate.
@@ -83,6 +120,7 @@ type client struct {
 	// For tls_client_auth: the DNS name in its certificate.
 	CertificateName string `json:"certificate_name,omitempty"`
 
+	keys    []jose.JSONWebKey
 	private []string // what tells its private keys; it stands nowhere but in their files
 }
 
@@ -146,6 +184,9 @@ func startAuthServer(t *testing.T, k *kind, clients ...client) *authServer {
 	if s.metadata.Issuer != s.config.Issuer {
 		t.Fatalf("%s calls itself %s, want %s", k.name, s.metadata.Issuer, s.config.Issuer)
 	}
+	if s.metadata.IntrospectionEndpoint == "" {
+		s.metadata.IntrospectionEndpoint = "http://" + loopback(port) + k.introspection
+	}
 	endpoint, err := url.Parse(s.metadata.TokenEndpoint)
 	if err != nil {
 		t.Fatal(err)
@@ -161,7 +202,7 @@ func (s *authServer) start() {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	s.process = startProcess(s.t, s.kind.name, s.kind.program(string(config)))
+	s.process = startProcess(s.t, s.kind.name, s.kind.program(s.t, string(config)))
 	eventually(s.t, 30*time.Second, s.kind.name+" answers", func() bool {
 		if s.process.exited() {
 			s.t.Fatalf("%s has exited", s.kind.name)
@@ -185,7 +226,7 @@ func (s *authServer) secrets() []string {
 		secrets = append(secrets, c.private...)
 	}
 	for _, r := range s.tokenRequests() {
-		for _, secret := range []string{r.refreshToken, r.assertion, r.subjectToken} {
+		for _, secret := range []string{r.refreshToken, r.subjectToken, r.assertion, r.clientAssertion} {
 			if secret != "" {
 				secrets = append(secrets, secret)
 			}

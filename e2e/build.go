@@ -25,6 +25,9 @@ func build() error {
 	if err := run(".", "go", "build", "-o", built("zitadel"), "./zitadel"); err != nil {
 		return err
 	}
+	if err := run("hydra", "go", "build", "-tags", "sqlite,json1", "-o", built("hydra"), "."); err != nil {
+		return err
+	}
 	return installOIDCProvider()
 }
 

@@ -13,51 +13,88 @@ import (
 
 // byIssuer holds the lines of upstream_oauth2 that every client with a key file needs.
 func (s *authServer) byIssuer(c client, keyFile string, inBlock ...string) string {
+	if s.kind.forTokenEndpoint && !strings.Contains(strings.Join(inBlock, "\n"), "audience") {
+		inBlock = append(inBlock, "audience "+s.metadata.TokenEndpoint)
+	}
 	return fmt.Sprintf("issuer %s\nclient_id %q\nclient_auth private_key_jwt {\nkey %s\n%s\n}",
 		s.config.Issuer, c.ID, keyFile, strings.Join(inBlock, "\n"))
 }
 
+// keyKinds are the servers that take an assertion of the client with every grant; zitadel's example takes a
+// secret with client_credentials.
+var keyKinds = []*kind{oidcProvider, hydra}
+
 // An issuer, an id and a key file are a complete configuration.
 func TestIssuerAndKeyFile(t *testing.T) {
-	for _, row := range []struct{ algorithm, inBlock string }{
-		{"RS256", ""}, // the default for RSA
-		{"PS256", "algorithm PS256"},
-		{"ES256", ""},
-		{"EdDSA", ""},
-	} {
-		for _, file := range []struct {
-			format string
-			write  func(*testing.T, jose.JSONWebKey) string
-		}{{"PEM", asPEM}, {"JWK", asJWK}} {
-			for _, format := range []string{"opaque", "JWT"} {
-				t.Run(strings.Join([]string{row.algorithm, file.format, format}, "/"), func(t *testing.T) {
-					key := newKey(t, row.algorithm)
-					client := newClient("partner:1 %+", time.Hour).withKeys(t, key)
-					var lines string
-					if format == "JWT" {
-						lines = oidcProvider.jwt(&client)
-					}
-					server := startAuthServer(t, oidcProvider, client)
-					api := startResource(t, server)
-					proxy := startProxy(t, server, client, api,
-						server.byIssuer(client, newFile(t, file.write(t, key)), row.inBlock), lines)
-
-					welcome := fmt.Sprintf("welcome, %s, with your %s token\n", client.ID, format)
-					for range 3 {
-						if got := get(t.Context(), http.DefaultClient, proxy.URL); got.status != http.StatusOK || got.body != welcome {
-							t.Errorf("the API answered %v, want %q", got, welcome)
+	for _, kind := range keyKinds {
+		for _, algorithm := range kind.algorithms {
+			for _, file := range []struct {
+				format string
+				write  func(*testing.T, jose.JSONWebKey) string
+			}{{"PEM", asPEM}, {"JWK", asJWK}} {
+				for _, format := range []string{"opaque", "JWT"} {
+					t.Run(strings.Join([]string{kind.name, algorithm, file.format, format}, "/"), func(t *testing.T) {
+						t.Parallel()
+						key := newKey(t, algorithm)
+						client := newClient("partner:1 %+", time.Hour).withKeys(t, key)
+						var lines, inBlock string
+						if format == "JWT" {
+							lines = kind.jwt(&client)
 						}
-					}
-					requests := server.tokenRequests()
-					if len(requests) != 1 {
-						t.Fatalf("%d token requests, want 1", len(requests))
-					}
-					if got := requests[0]; got.clientAuth != "private_key_jwt" || got.grant != "client_credentials" || !signedBy(got.assertion, key) {
-						t.Errorf("the token request was %+v", got)
-					}
-				})
+						if algorithm == "PS256" { // else RSA means RS256
+							inBlock = "algorithm PS256"
+						}
+						server := startAuthServer(t, kind, client)
+						api := startResource(t, server)
+						proxy := startProxy(t, server, client, api,
+							server.byIssuer(client, newFile(t, file.write(t, key)), inBlock), lines)
+
+						welcome := fmt.Sprintf("welcome, %s, with your %s token\n", client.ID, format)
+						for range 3 {
+							if got := get(t.Context(), http.DefaultClient, proxy.URL); got.status != http.StatusOK || got.body != welcome {
+								t.Errorf("the API answered %v, want %q", got, welcome)
+							}
+						}
+						requests := server.tokenRequests()
+						if len(requests) != 1 {
+							t.Fatalf("%d token requests, want 1", len(requests))
+						}
+						if got := requests[0]; got.clientAuth != "private_key_jwt" || got.grant != "client_credentials" || !signedBy(got.clientAssertion, key) {
+							t.Errorf("the token request was %+v", got)
+						}
+					})
+				}
 			}
 		}
+	}
+}
+
+// A key file and a refresh token go together too.
+func TestRefreshTokenAndKeyFile(t *testing.T) {
+	for _, kind := range kinds {
+		t.Run(kind.name, func(t *testing.T) {
+			t.Parallel()
+			key := newKey(t, kind.algorithms[0])
+			client := newClient("partner", time.Hour).withKeys(t, key)
+			server := startAuthServer(t, kind, client)
+			api := startResource(t, server)
+			proxy := startProxy(t, server, client, api,
+				server.byIssuer(client, newFile(t, asJWK(t, key))), grantRefreshToken(t, server.signIn(client, "read:data")))
+
+			const welcome = "welcome, partner, with your opaque token\n"
+			for range 3 {
+				if got := get(t.Context(), http.DefaultClient, proxy.URL); got.status != http.StatusOK || got.body != welcome {
+					t.Errorf("the API answered %v, want %q", got, welcome)
+				}
+			}
+			requests := server.tokenRequests()
+			if len(requests) != 1 {
+				t.Fatalf("%d token requests, want 1", len(requests))
+			}
+			if got := requests[0]; got.clientAuth != "private_key_jwt" || got.grant != "refresh_token" || !signedBy(got.clientAssertion, key) {
+				t.Errorf("the token request was %+v", got)
+			}
+		})
 	}
 }
 
@@ -126,45 +163,85 @@ func TestRefusedAssertions(t *testing.T) {
 		name string
 		// lines returns the directive of a client that has registered the key.
 		lines func(t *testing.T, s *authServer, c client, key jose.JSONWebKey) string
+		// hydra is what Ory Hydra says, where that is not invalid_client.
+		hydra string
 	}{
-		{"another key under the same id", func(t *testing.T, s *authServer, c client, key jose.JSONWebKey) string {
+		{name: "another key under the same id", lines: func(t *testing.T, s *authServer, c client, key jose.JSONWebKey) string {
 			other := newKey(t, key.Algorithm)
 			other.KeyID = key.KeyID
 			return s.byIssuer(c, newFile(t, asJWK(t, other)))
 		}},
-		{"another key without an id", func(t *testing.T, s *authServer, c client, key jose.JSONWebKey) string {
+		{name: "another key without an id", lines: func(t *testing.T, s *authServer, c client, key jose.JSONWebKey) string {
 			return s.byIssuer(c, newFile(t, asPEM(t, newKey(t, key.Algorithm))))
 		}},
-		{"an unknown key id", func(t *testing.T, s *authServer, c client, key jose.JSONWebKey) string {
+		{name: "an unknown key id", lines: func(t *testing.T, s *authServer, c client, key jose.JSONWebKey) string {
 			return s.byIssuer(c, newFile(t, asPEM(t, key)), "key_id nobody-knows-it")
-		}},
-		{"another audience", func(t *testing.T, s *authServer, c client, key jose.JSONWebKey) string {
+		}, hydra: "invalid_request"},
+		{name: "another audience", lines: func(t *testing.T, s *authServer, c client, key jose.JSONWebKey) string {
 			return s.byIssuer(c, newFile(t, asPEM(t, key)), "audience https://elsewhere.example")
 		}},
-		{"an algorithm the server does not take", func(t *testing.T, s *authServer, c client, key jose.JSONWebKey) string {
+		{name: "an algorithm the server does not take", lines: func(t *testing.T, s *authServer, c client, key jose.JSONWebKey) string {
 			return s.byIssuer(c, newFile(t, asPEM(t, newKey(t, "RS256"))), "algorithm RS512")
 		}},
-		{"another client", func(t *testing.T, s *authServer, c client, key jose.JSONWebKey) string {
+		{name: "another client", lines: func(t *testing.T, s *authServer, c client, key jose.JSONWebKey) string {
 			c.ID = "nobody"
 			return s.byIssuer(c, newFile(t, asPEM(t, key)))
 		}},
-		{"a secret in place of the key", func(t *testing.T, s *authServer, c client, key jose.JSONWebKey) string {
-			return fmt.Sprintf("issuer %s\nclient_id %q\nclient_secret {env.CLIENT_SECRET}\nclient_auth client_secret_jwt", s.config.Issuer, c.ID)
+		{name: "a secret in place of the key", lines: func(t *testing.T, s *authServer, c client, key jose.JSONWebKey) string {
+			return fmt.Sprintf("issuer %s\nclient_id %q\nclient_secret {env.CLIENT_SECRET}\nclient_auth client_secret_post", s.config.Issuer, c.ID)
 		}},
 	} {
+		for _, kind := range keyKinds {
+			t.Run(kind.name+"/"+row.name, func(t *testing.T) {
+				t.Parallel()
+				key := newKey(t, "ES256")
+				client := newClient("partner", time.Hour).withKeys(t, key)
+				server := startAuthServer(t, kind, client)
+				api := startResource(t, server)
+				proxy := startProxy(t, server, client, api, row.lines(t, server, client, key))
+
+				if got := get(t.Context(), http.DefaultClient, proxy.URL); got.status != http.StatusBadGateway {
+					t.Errorf("the caller got %v, want 502", got)
+				}
+				why := invalidClient
+				if kind == hydra && row.hydra != "" {
+					why = strings.Replace(why, "invalid_client", row.hydra, 1)
+				}
+				eventually(t, 10*time.Second, "the log says why", func() bool { return proxy.logged(why) })
+				if seen := api.seen(); len(seen) > 0 {
+					t.Errorf("the API got %q", seen)
+				}
+			})
+		}
+	}
+}
+
+// What the server's metadata do not list is not even tried, and the log says what they list.
+func TestWhatTheServerDoesNotList(t *testing.T) {
+	for _, row := range []struct{ name, lines, logged string }{
+		{
+			"client authentication", "client_secret {env.CLIENT_SECRET}\nclient_auth client_secret_jwt",
+			`does not list \"client_secret_jwt\" for 'client_auth'; it supports client_secret_post, client_secret_basic, private_key_jwt, none`,
+		},
+		{
+			"grant", "client_secret {env.CLIENT_SECRET}\ngrant jwt_bearer {\nkey KEY\n}",
+			`does not list \"` + jwtBearer + `\" for 'grant'; it supports authorization_code, implicit, client_credentials, refresh_token`,
+		},
+	} {
 		t.Run(row.name, func(t *testing.T) {
-			key := newKey(t, "ES256")
-			client := newClient("partner", time.Hour).withKeys(t, key)
-			server := startAuthServer(t, oidcProvider, client)
+			t.Parallel()
+			client := newClient("partner", time.Hour)
+			server := startAuthServer(t, hydra, client)
 			api := startResource(t, server)
-			proxy := startProxy(t, server, client, api, row.lines(t, server, client, key))
+			proxy := startProxy(t, server, client, api, "issuer "+server.config.Issuer, "client_id partner",
+				strings.ReplaceAll(row.lines, "KEY", newFile(t, asJWK(t, newKey(t, "ES256")))))
 
 			if got := get(t.Context(), http.DefaultClient, proxy.URL); got.status != http.StatusBadGateway {
 				t.Errorf("the caller got %v, want 502", got)
 			}
-			eventually(t, 10*time.Second, "the log says why", func() bool { return proxy.logged(invalidClient) })
-			if seen := api.seen(); len(seen) > 0 {
-				t.Errorf("the API got %q", seen)
+			eventually(t, 10*time.Second, "the log says why", func() bool { return proxy.logged(row.logged) })
+			if n := len(server.tokenRequests()); n != 0 {
+				t.Errorf("%d token requests were made", n)
 			}
 		})
 	}
@@ -207,7 +284,7 @@ func TestKeyFilesAreReplacedUnderTraffic(t *testing.T) {
 			requests := server.tokenRequests()
 			t.Logf("%d requests, %d token requests, %d replacements", len(answers), len(requests), len(want))
 			for i, r := range slices.Clip(requests)[:min(len(requests), len(want))] {
-				if r.status != http.StatusOK || !signedBy(r.assertion, want[i]) {
+				if r.status != http.StatusOK || !signedBy(r.clientAssertion, want[i]) {
 					t.Errorf("token request %d was not proven with key %d: %+v", i, i%2, r)
 				}
 			}

@@ -23,8 +23,9 @@ func TestClientCredentials(t *testing.T) {
 			} {
 				for _, format := range []string{"opaque", "JWT"} {
 					t.Run(strings.Join([]string{kind.name, auth.name, secret.name, format}, "/"), func(t *testing.T) {
+						t.Parallel()
 						client := newClient("partner:1 %+", time.Hour)
-						client.Secret = secret.text
+						client.Secret, client.AuthMethod = secret.text, auth.name
 						lines := auth.line
 						if format == "JWT" {
 							lines += "\n" + kind.jwt(&client)

@@ -3,7 +3,7 @@
 //
 //	go test ./...
 //
-// It needs Go, node and npm, listens on loopback only, and ends what it started. With -v it prints what it
+// It needs Go, a C compiler, node and npm, listens on loopback only, and ends what it started. With -v it prints what it
 // measured.
 //
 //	traffic ──► proxy: Caddy with the plugin ──────────► resource: an API that refuses bad tokens
@@ -11,11 +11,12 @@
 //	                       └──► front: counts, holds, ◄─────────────┘ introspection, JWKS
 //	                            breaks off token requests
 //	                                       │
-//	                            authServer: oidc-provider, zitadel, …
+//	                            authServer: oidc-provider, zitadel, Ory Hydra
 //
 // Each box is a file of that name. A further authorization server is a further row of kinds
 // (authserver.go): a program that takes a serverConfig; the tests that range over kinds then run against
 // it. A further way for clients to prove themselves with a secret is a row of clientAuths
-// (client_credentials_test.go); keys and certificates have tests of their own (client_assertion_test.go,
-// tls_client_auth_test.go), which run against oidc-provider alone, like those of DPoP and token exchange.
+// (client_credentials_test.go). Keys, certificates and assertions have tests of their own
+// (client_assertion_test.go, tls_client_auth_test.go, jwt_bearer_test.go), which range over the servers that
+// know them; DPoP, certificates and token exchange run against oidc-provider alone.
 package e2e

@@ -41,10 +41,12 @@ type tokenRequest struct {
 	clientAuth   string // how the client proved itself, by the IANA name; two names when it used two ways
 	scope        string
 	refreshToken string
-	assertion    string // the client's
 	subjectToken string
-	certificate  string // the client's, as base64
-	status       int    // 0: no answer came
+	assertion    string // of the grant
+
+	clientAssertion string
+	certificate     string // the client's, as base64
+	status          int    // 0: no answer came
 }
 
 // outage is a way in which a server is away.
@@ -206,9 +208,11 @@ func readTokenRequest(r *http.Request, body string) *tokenRequest {
 		clientAuth:   strings.Join(ways, " and "),
 		scope:        form.Get("scope"),
 		refreshToken: form.Get("refresh_token"),
-		assertion:    form.Get("client_assertion"),
 		subjectToken: form.Get("subject_token"),
+		assertion:    form.Get("assertion"),
 		certificate:  r.Header.Get(clientCertificate),
+
+		clientAssertion: form.Get("client_assertion"),
 	}
 }
 

@@ -42,18 +42,23 @@ func newKey(t *testing.T, algorithm string) jose.JSONWebKey {
 // withKeys makes the client prove itself with any of these keys.
 func (c client) withKeys(t *testing.T, keys ...jose.JSONWebKey) client {
 	t.Helper()
-	c.AuthMethod = "private_key_jwt"
+	c.AuthMethod, c.keys = "private_key_jwt", keys
 	c.JWKS = new(jose.JSONWebKeySet)
 	for _, key := range keys {
 		c.JWKS.Keys = append(c.JWKS.Keys, key.Public())
-		c.private = append(c.private, strings.Split(asPEM(t, key), "\n")[1])
-		var members struct{ D string }
-		if err := json.Unmarshal([]byte(asJWK(t, key)), &members); err != nil {
-			t.Fatal(err)
-		}
-		c.private = append(c.private, members.D)
+		c.private = append(c.private, tellTales(t, key)...)
 	}
 	return c
+}
+
+// tellTales are the parts of a key's files that nobody else may know.
+func tellTales(t *testing.T, key jose.JSONWebKey) []string {
+	t.Helper()
+	var members struct{ D string }
+	if err := json.Unmarshal([]byte(asJWK(t, key)), &members); err != nil {
+		t.Fatal(err)
+	}
+	return []string{strings.Split(asPEM(t, key), "\n")[1], members.D}
 }
 
 // asJWK writes a private key with its id.

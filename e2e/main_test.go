@@ -5,7 +5,6 @@ import (
 	"log"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"syscall"
 	"testing"
 	"time"
@@ -22,9 +21,8 @@ func TestMain(m *testing.M) {
 	if err := flag.Set("test.parallel", "4"); err != nil {
 		log.Fatal(err)
 	}
-	touch := neverCached()
 	code := m.Run()
-	touch()
+	keepFromCache()
 	os.Exit(code)
 }
 
@@ -50,15 +48,10 @@ func endProcessesWhenCutShort() {
 	}()
 }
 
-// neverCached keeps go test from repeating an old result as (cached): it can't see that the programs
-// under test are built from outside this module. What it sees is a file that the run has read and that is
-// brand-new when touch has been called at the end.
-func neverCached() (touch func()) {
-	stamp := filepath.Join(".built", "stamp")
-	_, _ = os.ReadFile(stamp) // whether it is there or not
-	return func() {
-		if err := os.WriteFile(stamp, []byte(time.Now().String()), 0o600); err != nil {
-			log.Fatal(err)
-		}
+// keepFromCache keeps go test from repeating the result as (cached): it can't see that the programs under
+// test are built from outside this module. What it sees is a file, read by the tests, that has just changed.
+func keepFromCache() {
+	if err := os.WriteFile(built("stamp"), []byte(time.Now().String()), 0o600); err != nil {
+		log.Fatal(err)
 	}
 }

@@ -27,6 +27,7 @@ var running sync.Map // *process -> struct{}
 // startProcess starts a program. It is ended with the test, and its output shown if the test failed.
 func startProcess(t *testing.T, name string, cmd *exec.Cmd) *process {
 	t.Helper()
+	_, _ = os.ReadFile(built("stamp")) // see keepFromCache
 	p := &process{name: name, cmd: cmd, log: filepath.Join(t.TempDir(), "log"), gone: make(chan struct{})}
 	output, err := os.Create(p.log)
 	if err != nil {

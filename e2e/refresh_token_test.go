@@ -18,8 +18,8 @@ func grantRefreshToken(t *testing.T, token string) string {
 	return fmt.Sprintf("grant refresh_token {\nrefresh_token {file.%s}\n}", file)
 }
 
-// Both servers give a new refresh token with each access token and refuse the old one from then on;
-// oidc-provider even revokes everything when it sees an old one again.
+// Every server gives a new refresh token with each access token and refuses the old one from then on;
+// oidc-provider and Hydra even revoke everything when they see an old one again.
 func TestRefreshTokensRotateUnderTraffic(t *testing.T) {
 	t.Parallel()
 	for _, kind := range kinds {
@@ -53,5 +53,30 @@ func TestRefreshTokensRotateUnderTraffic(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// At Hydra a refresh also ends the access token that is in use. Requests that are on their way with it are
+// refused by an API that asks each time, and no caller notices.
+func TestRefreshThatEndsTheTokenInUse(t *testing.T) {
+	t.Parallel()
+	client := newClient("partner", 5*time.Second)
+	server := startAuthServer(t, hydra, client)
+	first := server.signIn(client, "read:data")
+	api := startResource(t, server)
+	api.asksAgain = true
+	proxy := startProxy(t, server, client, api,
+		server.directive(client), grantRefreshToken(t, first), "refresh_ahead 50%")
+
+	flow := startTraffic(t, proxy.URL, 4)
+	eventually(t, 2*time.Minute, "requests were refused in flight, and the token was renewed", func() bool {
+		return len(api.refused()) > 0 && len(server.granted()) > 3
+	})
+	answers := flow.stop()
+	allOK(t, answers)
+	t.Logf("%d requests, %d token requests, %d answers of 401 that no caller saw",
+		len(answers), len(server.tokenRequests()), len(api.refused()))
+	if got, granted := len(server.tokenRequests()), len(server.granted()); got != granted {
+		t.Errorf("%d of %d token requests were refused", got-granted, got)
 	}
 }

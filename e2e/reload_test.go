@@ -1,6 +1,8 @@
 package e2e
 
 import (
+	"slices"
+	"strings"
 	"testing"
 	"time"
 )
@@ -29,14 +31,13 @@ func TestReloadsUnderLoadTakeNoTokenRequest(t *testing.T) {
 			flow := startTraffic(t, proxy.URL, 20)
 			eventually(t, 10*time.Second, "a first token is in use", func() bool { return len(api.accepted()) == 1 })
 			for range reloads {
-				// At once, Caddy itself resets connections: also without the plugin it
-				// doesn't stand reloads that chase each other.
-				flow.awaitMore(t, 100)
+				flow.awaitMore(t, 5)
 				proxy.reload(lines...)
 			}
 			answers := flow.stop()
-			t.Logf("%d requests during %d reloads", len(answers), reloads)
-			allOK(t, answers)
+			reached := proxy.reachedBy(answers)
+			t.Logf("%d requests during %d reloads; %d more did not reach caddy", len(reached), reloads, len(answers)-len(reached))
+			allOK(t, reached)
 			if got := len(server.tokenRequests()); got != 1 {
 				t.Errorf("%d token requests, want 1", got)
 			}
@@ -54,7 +55,7 @@ func TestReloadWithAnotherScopeTakesOneTokenRequest(t *testing.T) {
 	eventually(t, 10*time.Second, "a first token is in use", func() bool { return len(api.accepted()) == 1 })
 	proxy.reload(server.directive(client), "scope read:data write:data")
 	eventually(t, 10*time.Second, "a second token is in use", func() bool { return len(api.accepted()) == 2 })
-	allOK(t, flow.stop())
+	allOK(t, proxy.reachedBy(flow.stop()))
 	requests := server.tokenRequests()
 	if len(requests) != 2 || requests[1].scope != "read:data write:data" {
 		t.Errorf("the token requests were %+v, want one for each scope", requests)
@@ -72,12 +73,22 @@ func TestRefreshTokenRotatesOnThroughReloads(t *testing.T) {
 
 	flow := startTraffic(t, proxy.URL, 4)
 	eventually(t, time.Minute, "the refresh token has rotated often enough", func() bool {
-		flow.awaitMore(t, 20)
+		flow.awaitMore(t, 5)
 		proxy.reload(lines...)
 		return len(server.granted()) >= rotations
 	})
-	allOK(t, flow.stop())
+	allOK(t, proxy.reachedBy(flow.stop()))
 	if got, granted := len(server.tokenRequests()), len(server.granted()); got != granted {
 		t.Errorf("%d of %d token requests were refused", got-granted, got)
 	}
+}
+
+// reachedBy leaves out the requests that never reached Caddy, with the plugin or without it: a reload closes
+// the old config's listener, and the system resets those connections to it that were not accepted yet.
+func (p *proxy) reachedBy(answers []answer) []answer {
+	p.t.Helper()
+	return slices.DeleteFunc(answers, func(a answer) bool {
+		_, id, _ := strings.Cut(a.url, "?")
+		return a.err != nil && !p.logged(id)
+	})
 }

@@ -20,6 +20,9 @@ type resource struct {
 	check func(token string) (tokenFacts, error)
 	nonce string // that it wants in DPoP proofs; "" for none
 
+	// asksAgain means that it asks the authorization server about the token of every request.
+	asksAgain bool
+
 	mu       sync.Mutex
 	tokens   map[string]*knownToken
 	proofs   map[string]struct{} // of DPoP, by jti
@@ -27,8 +30,8 @@ type resource struct {
 	refusals []string
 }
 
-// knownToken is a token that the API has asked the authorization server about. Like other APIs, this
-// one asks once and from then on goes by the expiry.
+// knownToken is a token that the API has asked the authorization server about. Like many APIs, this one asks
+// once and from then on goes by the expiry, unless asksAgain is set.
 type knownToken struct {
 	ask   sync.Once
 	asked bool // guarded by the API's mutex
@@ -80,7 +83,7 @@ func (api *resource) admit(r *http.Request) (tokenFacts, error) {
 
 	api.mu.Lock()
 	known := api.tokens[token]
-	if known == nil {
+	if known == nil || api.asksAgain {
 		known = new(knownToken)
 		api.tokens[token] = known
 	}

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"crypto/rand"
 	"fmt"
 	"html"
 	"io"
@@ -10,6 +11,7 @@ import (
 	"net/url"
 	"regexp"
 	"strings"
+	"time"
 
 	"golang.org/x/oauth2"
 )
@@ -30,12 +32,22 @@ func (s *authServer) signIn(c client, scopes ...string) string {
 		},
 	}
 	verifier := oauth2.GenerateVerifier()
-	code, err := visit(config.AuthCodeURL("state",
+	code, err := visit(config.AuthCodeURL(rand.Text(),
 		oauth2.S256ChallengeOption(verifier), oauth2.SetAuthURLParam("prompt", "consent")))
 	if err != nil {
 		s.t.Fatalf("signing in at %s: %v", s.kind.name, err)
 	}
-	token, err := config.Exchange(context.Background(), code, oauth2.VerifierOption(verifier))
+	options := []oauth2.AuthCodeOption{oauth2.VerifierOption(verifier)}
+	if c.AuthMethod == "private_key_jwt" {
+		assertion, err := signAssertion(c.keys[0], c.ID, s.audience(), time.Now().Add(time.Minute))
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		config.ClientSecret, config.Endpoint.AuthStyle = "", oauth2.AuthStyleInParams
+		options = append(options, oauth2.SetAuthURLParam("client_assertion", assertion),
+			oauth2.SetAuthURLParam("client_assertion_type", "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"))
+	}
+	token, err := config.Exchange(context.Background(), code, options...)
 	if err != nil {
 		s.t.Fatalf("exchanging the code at %s: %v", s.kind.name, err)
 	}

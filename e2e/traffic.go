@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"crypto/rand"
 	"fmt"
 	"io"
 	"net/http"
@@ -16,6 +17,7 @@ import (
 
 // answer is what came of one request.
 type answer struct {
+	url        string
 	at         time.Time // when it was sent
 	took       time.Duration
 	status     int // 0: no answer, see err
@@ -49,7 +51,7 @@ func getAs(ctx context.Context, client *http.Client, url, authorization string) 
 }
 
 func send(client *http.Client, request *http.Request) answer {
-	a := answer{at: time.Now()}
+	a := answer{url: request.URL.String(), at: time.Now()}
 	response, err := client.Do(request)
 	if err == nil {
 		var body []byte
@@ -66,22 +68,25 @@ type traffic struct {
 	once    func() []answer
 	mu      sync.Mutex
 	answers []answer
+	counts  []int // by caller
 }
 
-// startTraffic sends requests from a number of callers, each 50 times a second at most, until stop.
+// startTraffic sends requests from a number of callers, each 50 times a second at most, until stop. Each
+// request has a URL of its own.
 func startTraffic(t *testing.T, url string, callers int) *traffic {
 	t.Helper()
-	tr := new(traffic)
+	tr := &traffic{counts: make([]int, callers)}
 	stopped := make(chan struct{})
 	var group sync.WaitGroup
-	for range callers {
+	for i := range callers {
 		group.Go(func() {
 			client := &http.Client{Transport: new(http.Transport)}
 			defer client.CloseIdleConnections()
 			for pace := time.NewTicker(20 * time.Millisecond); ; {
-				a := get(t.Context(), client, url)
+				a := get(t.Context(), client, url+"/?request="+rand.Text())
 				tr.mu.Lock()
 				tr.answers = append(tr.answers, a)
+				tr.counts[i]++
 				tr.mu.Unlock()
 				select {
 				case <-stopped:
@@ -100,16 +105,23 @@ func startTraffic(t *testing.T, url string, callers int) *traffic {
 	return tr
 }
 
-// awaitMore waits until n more requests have been answered.
+// awaitMore waits until every caller has had n more answers.
 func (tr *traffic) awaitMore(t *testing.T, n int) {
 	t.Helper()
-	count := func() int {
+	counts := func() []int {
 		tr.mu.Lock()
 		defer tr.mu.Unlock()
-		return len(tr.answers)
+		return slices.Clone(tr.counts)
 	}
-	before := count()
-	eventually(t, 10*time.Second, "more requests are answered", func() bool { return count() >= before+n })
+	before := counts()
+	eventually(t, 10*time.Second, "every caller has more answers", func() bool {
+		for i, count := range counts() {
+			if count < before[i]+n {
+				return false
+			}
+		}
+		return true
+	})
 }
 
 // stop ends the flow and returns all answers.

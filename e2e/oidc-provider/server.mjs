@@ -13,17 +13,21 @@
 // "dpop_nonces": true wants a nonce in each DPoP proof. Clients may exchange any active access token for one
 // of their own (RFC 8693); introspection then says for which, by the hash in "exchanged_for".
 //
+// "trusted": [{"issuer", "key": public JWK}] are those whose assertions it takes for a grant (RFC 7523 section 2.1).
+//
 // Clients may ask for the scopes below. Without a resource (RFC 8707) their access tokens are opaque,
 // with one they are JWTs for it. Refresh tokens rotate, and using one twice revokes the whole grant.
 import { hash, randomBytes, X509Certificate } from 'node:crypto';
+import { importJWK, jwtVerify } from 'jose';
 import Provider, { errors } from 'oidc-provider';
 import MemoryAdapter from 'oidc-provider/lib/adapters/memory_adapter.js';
 import LRU from 'oidc-provider/lib/helpers/lru.js';
 
+const jwtBearer = 'urn:ietf:params:oauth:grant-type:jwt-bearer';
 const tokenExchange = 'urn:ietf:params:oauth:grant-type:token-exchange';
 const accessToken = 'urn:ietf:params:oauth:token-type:access_token';
 const scopes = ['read:data', 'write:data'];
-const { port, issuer, clients, jwks, dpop_nonces, mtls } = JSON.parse(process.argv[2]);
+const { port, issuer, clients, jwks, dpop_nonces, mtls, trusted = [] } = JSON.parse(process.argv[2]);
 
 const lives = new Map(clients.map((client) => [client.id, client.token_seconds]));
 const lifeOf = (ctx, token, client) => lives.get(client.clientId);
@@ -121,6 +125,22 @@ provider.registerGrantType(tokenExchange, async (ctx) => {
     scope,
   };
 }, ['subject_token', 'subject_token_type', 'requested_token_type', 'scope', 'audience', 'resource']);
+
+provider.registerGrantType(jwtBearer, async (ctx) => {
+  const { client, params: { assertion, scope } } = ctx.oidc;
+  try {
+    await jwtVerify(assertion, ({ kid }) => {
+      const { key } = trusted.find((t) => t.key.kid === kid);
+      return importJWK(key);
+    }, { issuer: trusted.map((t) => t.issuer), audience: issuer, requiredClaims: ['sub', 'exp'] });
+  } catch (err) {
+    throw new errors.InvalidGrant('assertion is not acceptable', err.message); // RFC 7523 section 3.1
+  }
+  const token = new provider.ClientCredentials({ client, scope });
+  ctx.body = {
+    access_token: await token.save(), token_type: token.tokenType, expires_in: token.expiration, scope,
+  };
+}, ['assertion', 'scope']);
 
 provider.on('grant.error', (ctx, err) => console.error('token request refused:', err.message, err.error_detail));
 provider.on('server_error', (ctx, err) => console.error(err));

@@ -4,9 +4,9 @@
 //	zitadel '{"port": 4000, "issuer": "http://127.0.0.1:4000/", "clients": [ … ]}'
 //
 // The example has one built-in machine account, tokens of five minutes and an audience that keeps a
-// separate API from introspecting them. What is added here: clients and lives from the argument,
-// client_credentials for every client, JWT access tokens where a client wants them, and introspection
-// by whichever client asks.
+// separate API from introspecting them. What is added here: clients and lives from the argument, their keys
+// and those of others whose assertions are taken, client_credentials for every client, JWT access tokens
+// where a client wants them, and introspection by whichever client asks.
 package main
 
 import (
@@ -23,6 +23,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/go-jose/go-jose/v4"
 	"github.com/zitadel/oidc/v3/example/server/exampleop"
 	"github.com/zitadel/oidc/v3/example/server/storage"
 	"github.com/zitadel/oidc/v3/pkg/oidc"
@@ -30,17 +31,25 @@ import (
 )
 
 type config struct {
-	Port    int      `json:"port"`
-	Issuer  string   `json:"issuer"`
-	Clients []client `json:"clients"`
+	Port    int               `json:"port"`
+	Issuer  string            `json:"issuer"`
+	Clients []client          `json:"clients"`
+	Trusted []assertionIssuer `json:"trusted"`
 }
 
 type client struct {
-	ID           string   `json:"id"`
-	Secret       string   `json:"secret"`
-	RedirectURIs []string `json:"redirect_uris"`
-	TokenSeconds int      `json:"token_seconds"`
-	JWT          bool     `json:"jwt"`
+	ID           string             `json:"id"`
+	Secret       string             `json:"secret"`
+	RedirectURIs []string           `json:"redirect_uris"`
+	TokenSeconds int                `json:"token_seconds"`
+	JWT          bool               `json:"jwt"`
+	AuthMethod   string             `json:"auth_method"`
+	JWKS         jose.JSONWebKeySet `json:"jwks"`
+}
+
+type assertionIssuer struct {
+	Issuer string          `json:"issuer"`
+	Key    jose.JSONWebKey `json:"key"`
 }
 
 func main() {
@@ -49,9 +58,17 @@ func main() {
 		log.Fatal(err)
 	}
 
-	store := &store{clients: make(map[string]client), issued: make(map[string]token)}
+	store := &store{
+		clients: make(map[string]client),
+		keys:    make(map[string][]jose.JSONWebKey),
+		issued:  make(map[string]token),
+	}
+	for _, t := range cfg.Trusted {
+		store.keys[t.Issuer] = append(store.keys[t.Issuer], t.Key)
+	}
 	for _, c := range cfg.Clients {
 		store.clients[c.ID] = c
+		store.keys[c.ID] = append(store.keys[c.ID], c.JWKS.Keys...)
 		storage.RegisterClients(storage.WebClient(c.ID, c.Secret, c.RedirectURIs...))
 	}
 	store.Storage = storage.NewStorage(users{})
@@ -64,6 +81,7 @@ func main() {
 type store struct {
 	*storage.Storage
 	clients map[string]client
+	keys    map[string][]jose.JSONWebKey // by who signs with them
 
 	mu     sync.Mutex
 	issued map[string]token // by token id
@@ -107,7 +125,37 @@ func (s *store) ClientCredentialsTokenRequest(_ context.Context, id string, scop
 	return &oidc.JWTTokenRequest{Subject: url.QueryEscape(id), Audience: []string{id}, Scopes: scopes}, nil
 }
 
+// keyClient is a client that proves itself with its key.
+type keyClient struct{ op.Client }
+
+func (keyClient) AuthMethod() oidc.AuthMethod { return oidc.AuthMethodPrivateKeyJWT }
+
+func (s *store) GetClientByClientID(ctx context.Context, id string) (op.Client, error) {
+	registered, err := s.Storage.GetClientByClientID(ctx, id)
+	if err == nil && s.clients[id].AuthMethod == "private_key_jwt" {
+		registered = keyClient{registered}
+	}
+	return registered, err
+}
+
+func (s *store) GetKeyByIDAndClientID(_ context.Context, keyID, issuer string) (*jose.JSONWebKey, error) {
+	for _, key := range s.keys[issuer] {
+		if key.KeyID == keyID {
+			return &key, nil
+		}
+	}
+	return nil, errors.New("no such key")
+}
+
+// ValidateJWTProfileScopes grants what an assertion's issuer asks for.
+func (s *store) ValidateJWTProfileScopes(_ context.Context, _ string, scopes []string) ([]string, error) {
+	return scopes, nil
+}
+
 func (s *store) CreateAccessToken(ctx context.Context, r op.TokenRequest) (string, time.Time, error) {
+	if assertion, ok := r.(*oidc.JWTTokenRequest); ok && assertion.Issuer != "" {
+		assertion.Audience = []string{assertion.Subject} // the assertion is for the server, the token isn't
+	}
 	id, _, err := s.Storage.CreateAccessToken(ctx, r)
 	return id, s.remember(id, r), err
 }
