@@ -120,6 +120,9 @@ type client struct {
 	// For tls_client_auth: the DNS name in its certificate.
 	CertificateName string `json:"certificate_name,omitempty"`
 
+	// CertificateBound makes its access tokens good only with the certificate it asked for them with.
+	CertificateBound bool `json:"certificate_bound,omitempty"`
+
 	keys    []jose.JSONWebKey
 	private []string // what tells its private keys; it stands nowhere but in their files
 }
@@ -241,12 +244,14 @@ type tokenFacts struct {
 	client       string
 	expires      time.Time
 	jkt          string // the thumbprint of the key that the token is bound to; "" for a bearer token
+	x5t          string // the thumbprint of the certificate that the token is bound to; "" for none
 	exchangedFor string // the hash of the token that this one was exchanged for
 }
 
 // confirmation says what a token is bound to (RFC 7800).
 type confirmation struct {
 	JKT string `json:"jkt"`
+	X5T string `json:"x5t#S256"` // RFC 8705
 }
 
 // check asks the server about an access token as an API does: by introspection about an opaque one,
@@ -276,7 +281,7 @@ func (s *authServer) check(token string) (tokenFacts, error) {
 	if !answer.Active {
 		return tokenFacts{}, fmt.Errorf("%s says the token is not active", s.kind.name)
 	}
-	return tokenFacts{"opaque", answer.ClientID, time.Unix(answer.Exp, 0), answer.Cnf.JKT, answer.ExchangedFor}, nil
+	return tokenFacts{"opaque", answer.ClientID, time.Unix(answer.Exp, 0), answer.Cnf.JKT, answer.Cnf.X5T, answer.ExchangedFor}, nil
 }
 
 func (s *authServer) checkJWT(token string) (tokenFacts, error) {
@@ -299,7 +304,9 @@ func (s *authServer) checkJWT(token string) (tokenFacts, error) {
 	if err := registered.ValidateWithLeeway(jwt.Expected{Issuer: s.config.Issuer, Time: time.Now()}, time.Second); err != nil {
 		return tokenFacts{}, err
 	}
-	return tokenFacts{format: "JWT", client: more.ClientID, expires: registered.Expiry.Time(), jkt: more.Cnf.JKT}, nil
+	return tokenFacts{
+		format: "JWT", client: more.ClientID, expires: registered.Expiry.Time(), jkt: more.Cnf.JKT, x5t: more.Cnf.X5T,
+	}, nil
 }
 
 func getJSON(url string, v any) error {

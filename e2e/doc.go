@@ -17,6 +17,7 @@
 // (authserver.go): a program that takes a serverConfig; the tests that range over kinds then run against
 // it. A further way for clients to prove themselves with a secret is a row of clientAuths
 // (client_credentials_test.go). Keys, certificates and assertions have tests of their own
-// (client_assertion_test.go, tls_client_auth_test.go, jwt_bearer_test.go), which range over the servers that
-// know them; DPoP, certificates and token exchange run against oidc-provider alone.
+// (client_assertion_test.go, assertion_file_test.go, tls_client_auth_test.go, bound_tokens_test.go,
+// jwt_bearer_test.go), which range over the servers that know them; DPoP, certificates and token exchange run
+// against oidc-provider alone.
 package e2e

@@ -76,8 +76,8 @@ func thumbprint(key jose.JSONWebKey) string {
 	return base64.RawURLEncoding.EncodeToString(sum)
 }
 
-// hashOf is the SHA-256 hash of a token, as claims have it.
-func hashOf(token string) string {
-	sum := sha256.Sum256([]byte(token))
+// hashOf is the SHA-256 hash of a token or certificate, as claims have it.
+func hashOf[T string | []byte](value T) string {
+	sum := sha256.Sum256([]byte(value))
 	return base64.RawURLEncoding.EncodeToString(sum[:])
 }

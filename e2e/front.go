@@ -3,14 +3,12 @@ package e2e
 import (
 	"bytes"
 	"context"
-	"crypto/tls"
 	"encoding/base64"
 	"encoding/json"
 	"io"
 	"log"
 	"net"
 	"net/http"
-	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
 	"slices"
@@ -63,17 +61,6 @@ type recordKey struct{}
 
 // clientCertificate is the field that hands the client's certificate on to the server.
 const clientCertificate = "X-Client-Cert"
-
-// startTLS serves the same at a further address, over TLS and for clients with a certificate.
-func (f *front) startTLS(t *testing.T, certificate tls.Certificate) (addr string) {
-	t.Helper()
-	server := httptest.NewUnstartedServer(f)
-	server.TLS = &tls.Config{Certificates: []tls.Certificate{certificate}, ClientAuth: tls.RequestClientCert}
-	server.Config.ErrorLog = log.New(io.Discard, "", 0)
-	server.StartTLS()
-	t.Cleanup(server.Close)
-	return server.Listener.Addr().String()
-}
 
 func startFront(t *testing.T, port, backendPort int) *front {
 	t.Helper()

@@ -48,7 +48,7 @@ func TestJWTBearer(t *testing.T) {
 				return s.jwtBearerLines(c, "key "+newFile(t, asJWK(t, key)), "audience "+s.audience())
 			}},
 			{"ready-made", func(t *testing.T, s *authServer, c client, key jose.JSONWebKey) string {
-				return s.jwtBearerLines(c, "assertion {file."+newFile(t, newAssertion(t, key, c.ID, s.audience(), time.Minute))+"}")
+				return s.jwtBearerLines(c, "assertion {file."+newFile(t, s.newAssertion(c, key))+"}")
 			}},
 		} {
 			t.Run(kind.name+"/"+row.name, func(t *testing.T) {
@@ -94,7 +94,7 @@ func TestJWTBearerRefusals(t *testing.T) {
 				return "key " + newFile(t, asJWK(t, key)) + "\naudience https://elsewhere.example"
 			}},
 			{"expired", func(t *testing.T, s *authServer, c client, key jose.JSONWebKey) string {
-				return "assertion {file." + newFile(t, newAssertion(t, key, c.ID, s.audience(), -time.Minute)) + "}"
+				return "assertion {file." + newFile(t, s.newAssertion(c, key, expired)) + "}"
 			}},
 		} {
 			t.Run(kind.name+"/"+row.name, func(t *testing.T) {
@@ -115,14 +115,4 @@ func TestJWTBearerRefusals(t *testing.T) {
 			})
 		}
 	}
-}
-
-// newAssertion returns an assertion that someone has made about themselves.
-func newAssertion(t *testing.T, key jose.JSONWebKey, issuer, audience string, life time.Duration) string {
-	t.Helper()
-	assertion, err := signAssertion(key, issuer, audience, time.Now().Add(life))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return assertion
 }

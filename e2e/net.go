@@ -1,9 +1,14 @@
 package e2e
 
 import (
+	"crypto/tls"
 	"fmt"
+	"io"
+	"log"
 	"math/rand/v2"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"sync"
 	"testing"
 	"time"
@@ -37,6 +42,17 @@ func listening(port int) bool {
 		c.Close()
 	}
 	return err == nil
+}
+
+// startTLSServer serves over TLS until the test ends.
+func startTLSServer(t *testing.T, handler http.Handler, config *tls.Config) *httptest.Server {
+	t.Helper()
+	server := httptest.NewUnstartedServer(handler)
+	server.TLS = config
+	server.Config.ErrorLog = log.New(io.Discard, "", 0)
+	server.StartTLS()
+	t.Cleanup(server.Close)
+	return server
 }
 
 // eventually waits until done says so, and fails the test when that takes too long.

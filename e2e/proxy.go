@@ -22,7 +22,7 @@ type proxy struct {
 	t         *testing.T
 	port      int
 	adminPort int
-	apiURL    string
+	api       *resource
 	process   *process
 }
 
@@ -31,7 +31,7 @@ type proxy struct {
 // for every secret of the authorization server and every token that the API has seen.
 func startProxy(t *testing.T, s *authServer, c client, api *resource, lines ...string) *proxy {
 	t.Helper()
-	p := &proxy{t: t, port: freePort(t), adminPort: freePort(t), apiURL: api.URL}
+	p := &proxy{t: t, port: freePort(t), adminPort: freePort(t), api: api}
 	p.URL = "http://" + loopback(p.port)
 	home := t.TempDir()
 	caddyfile := filepath.Join(home, "Caddyfile")
@@ -69,9 +69,11 @@ func (p *proxy) caddyfile(lines ...string) string {
 	upstream_oauth2 {
 		%s
 	}
-	reverse_proxy %s
+	reverse_proxy %s {
+		%s
+	}
 }
-`, loopback(p.adminPort), p.URL, strings.Join(lines, "\n"), p.apiURL)
+`, loopback(p.adminPort), p.URL, strings.Join(lines, "\n"), p.api.URL, p.api.block)
 }
 
 // reload loads a config with these lines of the directive, also when nothing has changed.

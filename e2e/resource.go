@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"maps"
@@ -14,11 +15,14 @@ import (
 )
 
 // resource is the API behind the proxy. It answers 200 to a request with exactly one good access token,
-// proven by DPoP if it is bound to a key, 401 to any other, and remembers both.
+// proven by DPoP if it is bound to a key, and over a connection with the client's certificate if it is
+// bound to one; 401 to any other. It remembers both.
 type resource struct {
 	*httptest.Server
 	check func(token string) (tokenFacts, error)
 	nonce string // that it wants in DPoP proofs; "" for none
+
+	block string // of reverse_proxy: what it takes to reach this API
 
 	// asksAgain means that it asks the authorization server about the token of every request.
 	asksAgain bool
@@ -41,10 +45,25 @@ type knownToken struct {
 
 func startResource(t *testing.T, s *authServer) *resource {
 	t.Helper()
-	api := &resource{check: s.check, tokens: make(map[string]*knownToken), proofs: make(map[string]struct{})}
+	api := newResource(s)
 	api.Server = httptest.NewServer(api)
 	t.Cleanup(api.Close)
 	return api
+}
+
+// startTLSResource is startResource for an API that is reached over TLS and asks for the client's
+// certificate.
+func startTLSResource(t *testing.T, s *authServer, certificate tls.Certificate) *resource {
+	t.Helper()
+	api := newResource(s)
+	api.Server = startTLSServer(t, api, &tls.Config{
+		Certificates: []tls.Certificate{certificate}, ClientAuth: tls.RequestClientCert,
+	})
+	return api
+}
+
+func newResource(s *authServer) *resource {
+	return &resource{check: s.check, tokens: make(map[string]*knownToken), proofs: make(map[string]struct{})}
 }
 
 func (api *resource) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -105,10 +124,21 @@ func (api *resource) admit(r *http.Request) (tokenFacts, error) {
 			return tokenFacts{}, err
 		}
 	}
+	if bound := known.facts.x5t; bound != "" && bound != presented(r) {
+		return tokenFacts{}, fmt.Errorf("the token is bound to the certificate %s, the connection has %q", bound, presented(r))
+	}
 	if late := time.Since(known.facts.expires); late >= 0 {
 		return tokenFacts{}, fmt.Errorf("the token expired %v ago", late)
 	}
 	return known.facts, nil
+}
+
+// presented returns the thumbprint of the certificate on the request's connection; "" if there is none.
+func presented(r *http.Request) string {
+	if r.TLS == nil || len(r.TLS.PeerCertificates) == 0 {
+		return ""
+	}
+	return hashOf(r.TLS.PeerCertificates[0].Raw)
 }
 
 // accepted returns the tokens that the API found to be good, the earliest to expire first.

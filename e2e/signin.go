@@ -11,7 +11,6 @@ import (
 	"net/url"
 	"regexp"
 	"strings"
-	"time"
 
 	"golang.org/x/oauth2"
 )
@@ -39,12 +38,8 @@ func (s *authServer) signIn(c client, scopes ...string) string {
 	}
 	options := []oauth2.AuthCodeOption{oauth2.VerifierOption(verifier)}
 	if c.AuthMethod == "private_key_jwt" {
-		assertion, err := signAssertion(c.keys[0], c.ID, s.audience(), time.Now().Add(time.Minute))
-		if err != nil {
-			s.t.Fatal(err)
-		}
 		config.ClientSecret, config.Endpoint.AuthStyle = "", oauth2.AuthStyleInParams
-		options = append(options, oauth2.SetAuthURLParam("client_assertion", assertion),
+		options = append(options, oauth2.SetAuthURLParam("client_assertion", s.newAssertion(c, c.keys[0])),
 			oauth2.SetAuthURLParam("client_assertion_type", "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"))
 	}
 	token, err := config.Exchange(context.Background(), code, options...)

@@ -61,6 +61,12 @@ func newCertificate(t *testing.T, name string, expires time.Time, by *certificat
 	return c
 }
 
+// base64 is the certificate as the front hands it on.
+func (c *certificate) base64() string { return base64.StdEncoding.EncodeToString(c.Leaf.Raw) }
+
+// thumbprint is the certificate's hash, as x5t#S256 has it.
+func (c *certificate) thumbprint() string { return hashOf(c.Leaf.Raw) }
+
 // withCertificates makes the client prove itself with any of these self-signed certificates.
 func (c client) withCertificates(certificates ...*certificate) client {
 	c.AuthMethod = "self_signed_tls_client_auth"
@@ -74,13 +80,19 @@ func (c client) withCertificates(certificates ...*certificate) client {
 	return c
 }
 
-// startMTLSServer starts an authorization server with a token endpoint for clients with a certificate. It
-// returns what the directive says of the server.
-func startMTLSServer(t *testing.T, ca *certificate, c client) (server *authServer, lines string) {
+// startMTLSServer starts an authorization server with a token endpoint for clients with a certificate,
+// which the TLS handshake there treats as handshake says. It returns what the directive says of the server.
+func startMTLSServer(t *testing.T, ca *certificate, c client, handshake tls.ClientAuthType) (server *authServer, lines string) {
 	t.Helper()
 	server = startAuthServer(t, oidcProvider, c)
-	addr := server.startTLS(t, newCertificate(t, "localhost", time.Now().Add(time.Hour), ca).Certificate)
-	server.config.MTLS = &mtlsConfig{TokenEndpoint: "https://" + addr + server.tokenPath, CA: ca.chainPEM}
+	authorities := x509.NewCertPool()
+	authorities.AddCert(ca.Leaf)
+	endpoint := startTLSServer(t, server.front, &tls.Config{
+		Certificates: []tls.Certificate{newCertificate(t, "localhost", time.Now().Add(time.Hour), ca).Certificate},
+		ClientAuth:   handshake,
+		ClientCAs:    authorities,
+	})
+	server.config.MTLS = &mtlsConfig{TokenEndpoint: endpoint.URL + server.tokenPath, CA: ca.chainPEM}
 	server.process.end()
 	server.start()
 	return server, fmt.Sprintf("issuer %s\nclient_id %q\ntransport http {\ntls_trust_pool file %s\n}",
@@ -95,22 +107,32 @@ func TestTLSClientAuth(t *testing.T) {
 	issued := newClient("partner", time.Hour)
 	issued.AuthMethod, issued.CertificateName = "tls_client_auth", name
 	selfSigned := newClient("partner", time.Hour).withCertificates(own)
+	expired, stranger := newCertificate(t, name, yesterday, ca), newCertificate(t, name, tomorrow, otherCA)
+	// Some servers take any certificate in the handshake and judge it later; others refuse it there.
+	const asked, verified = tls.RequestClientCert, tls.RequireAndVerifyClientCert
 
 	for _, row := range []struct {
 		name        string
 		client      client
 		certificate *certificate
+		handshake   tls.ClientAuthType
 		status      int
+		logged      string
 	}{
-		{"issued", issued, newCertificate(t, name, tomorrow, ca), http.StatusOK},
-		{"issued, expired", issued, newCertificate(t, name, yesterday, ca), http.StatusBadGateway},
-		{"issued by another authority", issued, newCertificate(t, name, tomorrow, otherCA), http.StatusBadGateway},
-		{"issued for another name", issued, newCertificate(t, "other.example", tomorrow, ca), http.StatusBadGateway},
-		{"self-signed", selfSigned, own, http.StatusOK},
-		{"self-signed, another", selfSigned, newCertificate(t, name, tomorrow, nil), http.StatusBadGateway},
+		{"issued", issued, newCertificate(t, name, tomorrow, ca), asked, http.StatusOK, ""},
+		{"issued, expired", issued, expired, asked, http.StatusBadGateway, invalidClient},
+		{"issued by another authority", issued, stranger, asked, http.StatusBadGateway, invalidClient},
+		{"issued for another name", issued, newCertificate(t, "other.example", tomorrow, ca), asked, http.StatusBadGateway, invalidClient},
+		{"self-signed", selfSigned, own, asked, http.StatusOK, ""},
+		{"self-signed, another", selfSigned, newCertificate(t, name, tomorrow, nil), asked, http.StatusBadGateway, invalidClient},
+		{"verified", issued, newCertificate(t, name, tomorrow, ca), verified, http.StatusOK, ""},
+		{"verified, expired", issued, expired, verified, http.StatusServiceUnavailable,
+			"the authorization server cannot be reached: remote error: tls: expired certificate"},
+		{"verified, by another authority", issued, stranger, verified, http.StatusServiceUnavailable,
+			"the authorization server cannot be reached: remote error: tls: unknown certificate authority"},
 	} {
 		t.Run(row.name, func(t *testing.T) {
-			server, lines := startMTLSServer(t, ca, row.client)
+			server, lines := startMTLSServer(t, ca, row.client, row.handshake)
 			api := startResource(t, server)
 			proxy := startProxy(t, server, row.client, api, lines,
 				fmt.Sprintf("client_auth tls_client_auth {\ncertificate %s\nkey %s\n}",
@@ -120,10 +142,10 @@ func TestTLSClientAuth(t *testing.T) {
 				t.Errorf("the caller got %v, want %d", got, row.status)
 			}
 			if row.status != http.StatusOK {
-				eventually(t, 10*time.Second, "the log says why", func() bool { return proxy.logged(invalidClient) })
+				eventually(t, 10*time.Second, "the log says why", func() bool { return proxy.logged(row.logged) })
 			}
 			for _, r := range server.tokenRequests() {
-				if r.clientAuth != "tls_client_auth" || r.certificate != base64.StdEncoding.EncodeToString(row.certificate.Leaf.Raw) {
+				if r.clientAuth != "tls_client_auth" || r.certificate != row.certificate.base64() {
 					t.Errorf("the token request was %+v", r)
 				}
 			}
@@ -137,7 +159,7 @@ func TestCertificateFilesAreReplacedUnderTraffic(t *testing.T) {
 	ca := newCertificate(t, "an authority", tomorrow, nil)
 	certificates := []*certificate{newCertificate(t, "partner", tomorrow, nil), newCertificate(t, "partner", tomorrow, nil)}
 	client := newClient("partner", 4*time.Second).withCertificates(certificates...)
-	server, lines := startMTLSServer(t, ca, client)
+	server, lines := startMTLSServer(t, ca, client, tls.RequestClientCert)
 	api := startResource(t, server)
 	both := func(i int) string { return certificates[i%2].chainPEM + certificates[i%2].keyPEM }
 	file := newFile(t, both(0))
@@ -156,7 +178,7 @@ func TestCertificateFilesAreReplacedUnderTraffic(t *testing.T) {
 	requests := server.tokenRequests()
 	t.Logf("%d requests, %d token requests", len(answers), len(requests))
 	for i, r := range requests[:tokens] {
-		if r.status != http.StatusOK || r.certificate != base64.StdEncoding.EncodeToString(certificates[i%2].Leaf.Raw) {
+		if r.status != http.StatusOK || r.certificate != certificates[i%2].base64() {
 			t.Errorf("token request %d was not proven with certificate %d: %+v", i, i%2, r)
 		}
 	}

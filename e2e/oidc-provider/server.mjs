@@ -5,7 +5,8 @@
 // A client of the argument is
 //
 //	{"id", "secret", "grants": [grant types], "redirect_uris": [...], "token_seconds": life of its access tokens,
-//	 "auth_method": how it proves itself, "jwks": its public keys, "certificate_name": the DNS name in its certificate}
+//	 "auth_method": how it proves itself, "jwks": its public keys, "certificate_name": the DNS name in its certificate,
+//	 "certificate_bound": whether its access tokens are bound to its certificate}
 //
 // "mtls": {"token_endpoint", "ca": PEM} is the token endpoint's address for clients with a certificate, and who
 // issues those. What ends TLS there passes the client's on in the field X-Client-Cert, as base64.
@@ -42,12 +43,13 @@ const memory = new LRU({ maxSize: 1_000_000 });
 
 const provider = new Provider(issuer, {
   adapter: (model) => new MemoryAdapter(model, memory),
-  clients: clients.map(({ id, secret, grants, redirect_uris = [], auth_method, jwks, certificate_name }) => ({
+  clients: clients.map(({ id, secret, grants, redirect_uris = [], auth_method, jwks, certificate_name, certificate_bound = false }) => ({
     client_id: id,
     ...(!auth_method || auth_method.startsWith('client_secret') ? { client_secret: secret } : {}),
     ...(auth_method && { token_endpoint_auth_method: auth_method }),
     ...(jwks && { jwks }),
     ...(certificate_name && { tls_client_auth_san_dns: certificate_name }),
+    tls_client_certificate_bound_access_tokens: certificate_bound,
     grant_types: grants,
     redirect_uris,
     response_types: grants.includes('authorization_code') ? ['code'] : [],
@@ -79,6 +81,7 @@ const provider = new Provider(issuer, {
     introspection: { enabled: true },
     mTLS: {
       enabled: true,
+      certificateBoundAccessTokens: true,
       selfSignedTlsClientAuth: true,
       tlsClientAuth: true,
       getCertificate: clientCertificate,
