@@ -201,7 +201,9 @@ func (c *Client) prove(e *expander, s *settings, audience string) tokenendpoint.
 			e.fail("client_auth", fmt.Errorf("%w: %s is empty", errUnreadable, a.File))
 		}
 		return tokenendpoint.ClientAssertion{ID: s.clientID, Assertion: tokenendpoint.NewSecret(assertion)}
-	case tlsClientAuth, noClientAuth:
+	case tlsClientAuth:
+		return tokenendpoint.TLSClientAuth{ID: s.clientID, Certificate: e.content("client_auth", Credential(a.Certificate))}
+	case noClientAuth:
 		return tokenendpoint.PublicClient{ID: s.clientID}
 	default:
 		return tokenendpoint.ClientSecretBasic{ID: s.clientID, Secret: s.secret, Raw: method == clientSecretBasicRaw}

@@ -916,7 +916,7 @@ func TestRefusedProofs(t *testing.T) {
 			if want := "502 no access token for the upstream: the authorization server refused to issue one (invalid_client)"; answer.body != want {
 				t.Errorf("the caller reads\n%s, want\n%s", answer.body, want)
 			}
-			for _, part := range []string{"the authorization server refused the token request (invalid_client)", test.says, "'client_auth'"} {
+			for _, part := range []string{"the authorization server refused the token request (invalid_client)", test.says, "the assertion was signed with ES256 and a key without an id, for the audience \"" + auth.URL} {
 				if got := proxy.failure(); !strings.Contains(got, part) {
 					t.Errorf("the log says %s, which does not hold %q", got, part)
 				}
@@ -935,7 +935,7 @@ func TestRefusedProofs(t *testing.T) {
 
 		proxy.wantAs("alice", http.StatusServiceUnavailable)
 
-		if got := proxy.failure(); !strings.Contains(got, "the authorization server cannot be reached: remote error: tls: unknown certificate authority") {
+		if got := proxy.failure(); !strings.Contains(got, `the authorization server does not accept the TLS connection: remote error: tls: unknown certificate authority; the client certificate of "CN=`) {
 			t.Errorf("the log says %s", got)
 		}
 		if n := auth.count(); n != 0 {

@@ -33,7 +33,7 @@ func TestAssertionFile(t *testing.T) {
 		}, ""},
 		{"expired", "opaque", func(s *authServer, c client, key jose.JSONWebKey) string {
 			return s.newAssertion(c, key, expired)
-		}, invalidClient},
+		}, "and expired on "},
 		{"another audience", "opaque", func(s *authServer, c client, key jose.JSONWebKey) string {
 			return s.newAssertion(c, key, func(claims *jwt.Claims) {
 				claims.Audience = jwt.Audience{"https://elsewhere.example"}

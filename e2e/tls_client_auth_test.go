@@ -127,9 +127,9 @@ func TestTLSClientAuth(t *testing.T) {
 		{"self-signed, another", selfSigned, newCertificate(t, name, tomorrow, nil), asked, http.StatusBadGateway, invalidClient},
 		{"verified", issued, newCertificate(t, name, tomorrow, ca), verified, http.StatusOK, ""},
 		{"verified, expired", issued, expired, verified, http.StatusServiceUnavailable,
-			"the authorization server cannot be reached: remote error: tls: expired certificate"},
+			"the authorization server does not accept the TLS connection: remote error: tls: expired certificate"},
 		{"verified, by another authority", issued, stranger, verified, http.StatusServiceUnavailable,
-			"the authorization server cannot be reached: remote error: tls: unknown certificate authority"},
+			"the authorization server does not accept the TLS connection: remote error: tls: unknown certificate authority"},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			server, lines := startMTLSServer(t, ca, row.client, row.handshake)
@@ -142,7 +142,10 @@ func TestTLSClientAuth(t *testing.T) {
 				t.Errorf("the caller got %v, want %d", got, row.status)
 			}
 			if row.status != http.StatusOK {
-				eventually(t, 10*time.Second, "the log says why", func() bool { return proxy.logged(row.logged) })
+				expiry := row.certificate.Leaf.NotAfter.UTC().Format(time.RFC3339)
+				eventually(t, 10*time.Second, "the log says why, and of which certificate", func() bool {
+					return proxy.logged(row.logged) && proxy.logged("on "+expiry)
+				})
 			}
 			for _, r := range server.tokenRequests() {
 				if r.clientAuth != "tls_client_auth" || r.certificate != row.certificate.base64() {

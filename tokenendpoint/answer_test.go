@@ -351,7 +351,7 @@ func TestAnswerWithError(t *testing.T) {
 		want   string // what the error says
 	}{
 		// The codes of RFC 6749 section 5.2, each with its next step.
-		{"invalid_client", 401, `{"error":"invalid_client"}`, refused, "invalid_client", "check 'client_id', 'client_secret' and 'client_auth'"},
+		{"invalid_client", 401, `{"error":"invalid_client"}`, refused, "invalid_client", "check 'client_id' and 'client_secret'"},
 		{"invalid_request", 400, `{"error":"invalid_request"}`, refused, "invalid_request", "'token_param'"},
 		{"invalid_grant", 400, `{"error":"invalid_grant"}`, refused, "invalid_grant", "supply a new one"},
 		{"invalid_grant with 403", 403, `{"error":"invalid_grant"}`, refused, "invalid_grant", "supply a new one"},

@@ -1,7 +1,10 @@
 package tokenendpoint
 
 import (
+	"cmp"
 	"crypto/rand"
+	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -11,6 +14,7 @@ import (
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
+	"github.com/go-jose/go-jose/v4/jwt"
 )
 
 // jwtBearerAssertion is the client_assertion_type of RFC 7523 section 2.2.
@@ -120,6 +124,12 @@ func (a PrivateKeyJWT) Authenticate(form url.Values, _ http.Header) error {
 	return nil
 }
 
+// Advice implements ClientAuth.
+func (a PrivateKeyJWT) Advice() string {
+	return fmt.Sprintf("the assertion was signed with %s, for the audience %s: check that the server knows this key for this 'client_id', and which 'audience' it wants",
+		a.Key, quoted(withoutQuery(a.Audience)))
+}
+
 // ClientSecretJWT authenticates the client by a JWT whose MAC is keyed with
 // the client secret (client_secret_jwt; OpenID Connect Core section 9).
 type ClientSecretJWT struct {
@@ -154,6 +164,21 @@ func (a ClientSecretJWT) Authenticate(form url.Values, _ http.Header) error {
 	return nil
 }
 
+// Advice implements ClientAuth.
+func (a ClientSecretJWT) Advice() string {
+	return fmt.Sprintf("the assertion was signed with 'client_secret' and %s, for the audience %s: check the secret, and which 'algorithm' and 'audience' the server wants",
+		a.algorithm(), quoted(withoutQuery(a.Audience)))
+}
+
+// withoutQuery returns an audience that may be a token endpoint, whose query may
+// hold a key.
+func withoutQuery(audience string) string {
+	before, _, _ := strings.Cut(audience, "?")
+	return before
+}
+
+func (a ClientSecretJWT) algorithm() string { return cmp.Or(a.Algorithm, "HS256") }
+
 // hashBytes are the algorithms and the length of their hash, which a key must
 // have at least.
 var hashBytes = map[string]int{"HS256": 32, "HS384": 48, "HS512": 64}
@@ -161,10 +186,7 @@ var hashBytes = map[string]int{"HS256": 32, "HS384": 48, "HS512": 64}
 // key returns the client secret's octets as key (OpenID Connect Core
 // section 10.1).
 func (a ClientSecretJWT) key() (jose.SigningKey, error) {
-	algorithm := a.Algorithm
-	if algorithm == "" {
-		algorithm = "HS256"
-	}
+	algorithm := a.algorithm()
 	least, ok := hashBytes[algorithm]
 	if !ok {
 		return jose.SigningKey{}, fmt.Errorf("the algorithm %q is none for a client secret: write 'algorithm' as HS256, HS384 or HS512", blank(algorithm, nil))
@@ -198,6 +220,31 @@ func (a ClientAssertion) Authenticate(form url.Values, _ http.Header) error {
 	}
 	setClientAssertion(form, a.ID, NewSecret(assertion))
 	return nil
+}
+
+// Advice implements ClientAuth.
+func (a ClientAssertion) Advice() string {
+	const check = "check that the server trusts it for this client, and that it is renewed in time"
+	claims, ok := a.claims()
+	if !ok {
+		return "the assertion in the file is of no form that can be read here: " + check
+	}
+	return fmt.Sprintf("the assertion in the file is of %s, for the audience %s, and %s: %s",
+		quoted(claims.Issuer), quoted(strings.Join(claims.Audience, " ")), expiry(claims.Expiry.Time()), check)
+}
+
+// claims reads what the assertion says. Nothing relies on that but advice, so the
+// signature is not checked: it is for the server.
+func (a ClientAssertion) claims() (claims jwt.Claims, ok bool) {
+	parts := strings.Split(a.Assertion.Reveal(), ".")
+	if len(parts) != 3 {
+		return claims, false
+	}
+	payload, err := base64.RawURLEncoding.DecodeString(parts[1])
+	if err != nil || json.Unmarshal(payload, &claims) != nil {
+		return claims, false
+	}
+	return claims, claims.Expiry != nil
 }
 
 // clientClaims are the claims by which a client proves itself: it is issuer

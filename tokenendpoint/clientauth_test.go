@@ -1,11 +1,19 @@
 package tokenendpoint_test
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/base64"
+	"encoding/pem"
+	"math/big"
 	"net/http"
 	"net/url"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/upstream-oauth2/caddy-upstream-oauth2/tokenendpoint"
 )
@@ -126,4 +134,87 @@ func TestPublicClient(t *testing.T) {
 	if form.Has("client_secret") || header["Authorization"] != nil {
 		t.Errorf("credentials of a client that has none: %v, %v", form, header)
 	}
+}
+
+// What the operator reads when the server does not accept the client says what
+// was sent, and what to look at.
+func TestAdvice(t *testing.T) {
+	secret := tokenendpoint.NewSecret(strings.Repeat(clientSecret, 3))
+	key, certificate := newCertifiedKey(t, "kid-7", time.Date(2020, 2, 3, 4, 5, 6, 0, time.UTC))
+	claims := base64.RawURLEncoding.EncodeToString([]byte(`{"iss":"https://kubernetes.example","aud":["sts.example"],"exp":1580702706}`))
+	for _, test := range []struct {
+		name string
+		auth tokenendpoint.ClientAuth
+		want string
+	}{
+		{
+			"client_secret_basic", tokenendpoint.ClientSecretBasic{ID: "app", Secret: secret},
+			"check 'client_id' and 'client_secret', and whether the server wants them as client_secret_basic: 'client_auth client_secret_post' is another way",
+		},
+		{
+			"client_secret_basic_raw", tokenendpoint.ClientSecretBasic{ID: "app", Secret: secret, Raw: true},
+			"check 'client_id' and 'client_secret', and whether the server wants them as client_secret_basic_raw: 'client_auth client_secret_basic' is another way",
+		},
+		{
+			"client_secret_post", tokenendpoint.ClientSecretPost{ID: "app", Secret: secret},
+			"check 'client_id' and 'client_secret', and whether the server wants them as client_secret_post: 'client_auth client_secret_basic' is another way",
+		},
+		{
+			"client_secret_jwt", tokenendpoint.ClientSecretJWT{ID: "app", Secret: secret, Audience: "https://auth.example/token?key=" + clientSecret},
+			`the assertion was signed with 'client_secret' and HS256, for the audience "https://auth.example/token": check the secret, and which 'algorithm' and 'audience' the server wants`,
+		},
+		{
+			"private_key_jwt", tokenendpoint.PrivateKeyJWT{ID: "app", Key: key, Audience: "https://auth.example"},
+			`the assertion was signed with ES256 and the key "kid-7", for the audience "https://auth.example": check that the server knows this key for this 'client_id', and which 'audience' it wants`,
+		},
+		{
+			"tls_client_auth", tokenendpoint.TLSClientAuth{ID: "app", Certificate: certificate},
+			`the client certificate of "CN=partner", issued by "CN=partner", expired on 2020-02-03T04:05:06Z: check that the server takes it for this 'client_id'`,
+		},
+		{
+			"assertion_file", tokenendpoint.ClientAssertion{ID: "app", Assertion: tokenendpoint.NewSecret("e30." + claims + ".c2ln")},
+			`the assertion in the file is of "https://kubernetes.example", for the audience "sts.example", and expired on 2020-02-03T04:05:06Z: check that the server trusts it for this client, and that it is renewed in time`,
+		},
+		{
+			"assertion_file without claims", tokenendpoint.ClientAssertion{ID: "app", Assertion: tokenendpoint.NewSecret("a.b.c")},
+			"the assertion in the file is of no form that can be read here: check that the server trusts it for this client, and that it is renewed in time",
+		},
+		{
+			"none", tokenendpoint.PublicClient{ID: "app"},
+			"check 'client_id', and whether the server takes this client without a proof: 'client_auth' says how else it can prove itself",
+		},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			r := request(endpoint)
+			r.Auth = test.auth
+			token, err := do(t, r, answering(http.StatusUnauthorized, http.Header{}, `{"error":"invalid_client"}`))
+			failed := mustFail(t, token, err)
+			if want := "the authorization server refused the token request (invalid_client); " + test.want; failed.Error() != want {
+				t.Errorf("the error is\n%s, want\n%s", failed, want)
+			}
+		})
+	}
+}
+
+// newCertifiedKey returns a key and a certificate for it that signs itself.
+func newCertifiedKey(t *testing.T, id string, expires time.Time) (*tokenendpoint.SigningKey, []byte) {
+	t.Helper()
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := tokenendpoint.ParseSigningKey(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), tokenendpoint.KeyOptions{KeyID: id})
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "partner"}, NotAfter: expires}
+	signed, err := x509.CreateCertificate(rand.Reader, template, template, private.Public(), private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: signed})
 }

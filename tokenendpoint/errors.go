@@ -1,11 +1,13 @@
 package tokenendpoint
 
 import (
+	"cmp"
 	"compress/flate"
 	"compress/gzip"
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/url"
 	"regexp"
 	"strings"
@@ -47,8 +49,14 @@ type Error struct {
 	// RetryAfter is how long the server asks to be left alone; 0 if it does not.
 	RetryAfter time.Duration
 
+	// Hint is the next step, for callers of Do who know a better one than that
+	// for the Code.
+	Hint string
+
 	what string // what happened
 	said string // the server's words, blanked
+
+	handshake bool // the server ended the TLS handshake
 }
 
 // Error says what happened, quotes the server, and ends with the next step
@@ -59,16 +67,16 @@ func (e *Error) Error() string {
 	if e.said != "" {
 		fmt.Fprintf(&s, ": the server says %q", e.said)
 	}
-	if hint := hints[e.Code]; hint != "" {
+	if hint := cmp.Or(e.Hint, hints[e.Code]); hint != "" {
 		s.WriteString("; " + hint)
 	}
 	return s.String()
 }
 
 // hints are the next steps for the codes of RFC 6749 section 5.2, RFC 8707 and
-// RFC 9449.
+// RFC 9449. For invalid_client it is what ClientAuth advises.
 var hints = map[string]string{
-	"invalid_client":         "check 'client_id', 'client_secret' and 'client_auth'",
+	"invalid_client":         "",
 	"unauthorized_client":    "allow this client the grant type at the authorization server, or change 'grant'",
 	"unsupported_grant_type": "the server does not know this grant type: change 'grant'",
 	"invalid_scope":          "check 'scope' against what the server grants this client",
@@ -104,6 +112,8 @@ func unreachable(err error, timeout time.Duration, secrets []string) *Error {
 		what = fmt.Sprintf("the authorization server gave no whole answer in time ('timeout' is %s)", timeout)
 	case isMalformed(err):
 		kind, what = Unreadable, "the authorization server's answer is malformed"
+	case isAlert(err):
+		what = "the authorization server does not accept the TLS connection"
 	}
 	why := err.Error()
 	if strings.Contains(why, "transport connection broken") {
@@ -111,7 +121,14 @@ func unreachable(err error, timeout time.Duration, secrets []string) *Error {
 		// issued included.
 		why = quotation.ReplaceAllString(why, "...")
 	}
-	return &Error{Kind: kind, what: what + ": " + blank(why, secrets)}
+	return &Error{Kind: kind, what: what + ": " + blank(why, secrets), handshake: isAlert(err)}
+}
+
+// isAlert tells a TLS connection that the server ended and said why: it does not
+// accept our certificate, most often. crypto/tls has no type for the alert.
+func isAlert(err error) bool {
+	ended, ok := errors.AsType[*net.OpError](err)
+	return ok && ended.Op == "remote error"
 }
 
 var quotation = regexp.MustCompile(`(?s)".*"`)

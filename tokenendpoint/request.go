@@ -71,7 +71,17 @@ func (r Request) Do(ctx context.Context, transport http.RoundTripper) (*Token, e
 	if wantsNonce(err) && r.nonce() != known {
 		token, err = r.attempt(ctx, transport)
 	}
+	if failed, ok := errors.AsType[*Error](err); ok && r.notAccepted(failed) {
+		failed.Hint = r.Auth.Advice()
+	}
 	return token, err
+}
+
+// notAccepted reports whether it is the client that the server does not accept. A
+// certificate may be refused before any request is read.
+func (r Request) notAccepted(failed *Error) bool {
+	_, certificate := r.Auth.(TLSClientAuth)
+	return failed.Kind == Refused && failed.Code == "invalid_client" || failed.handshake && certificate
 }
 
 // attempt makes the request once.

@@ -204,6 +204,7 @@ func TestRequestedAt(t *testing.T) {
 type failingAuth struct{ error }
 
 func (a failingAuth) Authenticate(url.Values, http.Header) error { return a.error }
+func (a failingAuth) Advice() string                             { return "" }
 
 // Without credentials nothing is sent.
 func TestRequestUnprepared(t *testing.T) {

@@ -75,6 +75,21 @@ func ParseSigningKey(data []byte, o KeyOptions) (*SigningKey, error) {
 	return key, nil
 }
 
+// String names the key and the algorithm as a server knows them. It shows nothing
+// that is secret.
+func (k *SigningKey) String() string {
+	name := string(k.algorithm) + " and "
+	if k.jwk.KeyID == "" {
+		name += "a key without an id"
+	} else {
+		name += "the key " + quoted(k.jwk.KeyID)
+	}
+	if k.thumbprint != "" {
+		name += ", x5t#S256 " + k.thumbprint
+	}
+	return name
+}
+
 // Algorithm returns the JWS algorithm the key signs with.
 func (k *SigningKey) Algorithm() string { return string(k.algorithm) }
 
