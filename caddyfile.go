@@ -3,15 +3,13 @@ package upstreamoauth2
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"math"
-	"net/http"
 	"net/textproto"
-	"reflect"
 	"slices"
 	"strconv"
 	"strings"
 
-	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
@@ -19,7 +17,10 @@ import (
 	"github.com/dustin/go-humanize"
 )
 
-const directive = "upstream_oauth2"
+const (
+	directive   = "upstream_oauth2"
+	injectUsage = "header [<name> [<scheme>]] | query <name>"
+)
 
 func init() {
 	httpcaddyfile.RegisterHandlerDirective(directive, parseDirective)
@@ -121,18 +122,21 @@ func parseDirective(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 // the same name.
 func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // the directive
+	start := here(d)
 	if d.NextArg() {
-		h.Name = d.Val()
+		if h.Name = d.Val(); isBlank(h.Name) {
+			return d.Errf("the client's name is empty: write '%s [<matcher>] [<name>] { ... }'", directive)
+		}
 	}
 	if d.NextArg() {
 		return d.Errf("unexpected %q: write '%s [<matcher>] [<name>] { ... }'", d.Val(), directive)
 	}
-	lines, err := parseClient(d, &h.Client)
+	lines, err := readOptions(d, directive, clientOptions(d, &h.Client))
 	if err != nil {
 		return err
 	}
-	if len(lines.options) > 0 || atBlockEnd(d) { // with an empty block, too
-		return lines.check(&h.Client)
+	if len(lines) > 0 || atBlockEnd(d) { // with an empty block, too
+		return checkClient(&h.Client, start, lines)
 	}
 	if h.Name == "" {
 		return d.Errf("%s needs a block that defines the client, or the name of one that is defined under the global option %[1]s", directive)
@@ -156,449 +160,284 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 		return nil, d.Errf("unexpected %q: write '%s { client <name> { ... } }'", d.Val(), directive)
 	}
 	app := App{Clients: make(map[string]*Client)}
-	for nesting := d.Nesting(); d.NextBlock(nesting); {
-		if d.Val() != "client" {
-			return nil, d.Errf("unknown option %q: clients are written as 'client <name> { ... }'", d.Val())
-		}
-		args := d.RemainingArgs()
-		if len(args) != 1 {
-			return nil, d.Err("write 'client <name> { ... }'")
-		}
-		name := args[0]
-		if _, ok := app.Clients[name]; ok {
-			return nil, d.Errf("client %q is defined twice: remove one, or give it another name", name)
-		}
-		client := new(Client)
-		lines, err := parseClient(d, client)
-		if err != nil {
-			return nil, err
-		}
-		if err := lines.check(client); err != nil {
-			return nil, err
-		}
-		app.Clients[name] = client
+	options := map[string]option{"client": clientOption(d, app.Clients)}
+	if _, err := readOptions(d, "the global option "+directive, options); err != nil {
+		return nil, err
 	}
 	return httpcaddyfile.App{Name: directive, Value: caddyconfig.JSON(app, nil)}, nil
 }
 
-// clientLines remembers where a client and each of its options stand.
-type clientLines struct {
-	start   line
-	options map[string]line
-}
-
-type line struct {
-	file   string
-	number int
-}
-
-func lineOf(d *caddyfile.Dispenser) line { return line{d.File(), d.Line()} }
-
-// errorf is as the Dispenser's, for a line that has been read already.
-func (l line) errorf(format string, args ...any) error {
-	return fmt.Errorf("%w, at %s:%d", fmt.Errorf(format, args...), l.file, l.number)
-}
-
-// check looks at the client as a whole. Its error points at the option it is
-// about, or at the client's first line if that option is missing.
-func (l clientLines) check(client *Client) error {
-	err := client.check()
-	if err == nil {
-		return nil
-	}
-	at := l.start
-	if e, ok := errors.AsType[*optionError](err); ok {
-		if where, ok := l.options[e.option]; ok {
-			at = where
-		}
-	}
-	return at.errorf("%s: %w", directive, err)
-}
-
-// option is one line of a client's block.
-type option struct {
-	usage string
-	parse func(d *caddyfile.Dispenser, c *Client, args []string) error
-
-	min, max int  // number of arguments; max -1 is any
-	repeats  bool // may be written on several lines
-	block    bool // may have a block, which parse reads
-}
-
-// options are all lines of a client's block.
-var options = map[string]option{
-	"issuer":         {usage: "<url>", min: 1, max: 1, parse: text(func(c *Client) *string { return &c.Issuer })},
-	"token_endpoint": {usage: "<url>", min: 1, max: 1, parse: text(func(c *Client) *string { return &c.TokenEndpoint })},
-	"client_id":      {usage: "<id>", min: 1, max: 1, parse: text(func(c *Client) *string { return &c.ClientID })},
-	"client_secret":  {usage: "<secret>", min: 1, max: 1, parse: parseClientSecret},
-	"client_auth":    {usage: "<method> [{ ... }]", min: 1, max: 2, block: true, parse: parseClientAuth},
-
-	"grant":        {usage: "<type> [{ ... }]", min: 1, max: 1, block: true, parse: parseGrant},
-	"scope":        {usage: "<scope>...", min: 1, max: -1, repeats: true, parse: parseScope},
-	"audience":     {usage: "<audience>...", min: 1, max: -1, repeats: true, parse: many(func(c *Client) *[]string { return &c.Audience })},
-	"resource":     {usage: "<uri>...", min: 1, max: -1, repeats: true, parse: many(func(c *Client) *[]string { return &c.Resource })},
-	"token_param":  {usage: "<name> <value>", min: 2, max: 2, repeats: true, parse: pair(func(c *Client) *map[string]Credential { return &c.TokenParam }, asWritten)},
-	"token_header": {usage: "<name> <value>", min: 2, max: 2, repeats: true, parse: pair(func(c *Client) *map[string]Credential { return &c.TokenHeader }, textproto.CanonicalMIMEHeaderKey)},
-
-	"inject":        {usage: injectUsage, min: 1, max: 3, parse: parseInject},
-	"keep_existing": {parse: flag(func(c *Client) *bool { return &c.KeepExisting })},
-
-	"account":       {usage: "<placeholder>", min: 1, max: 1, parse: text(func(c *Client) *string { return &c.Account })},
-	"max_accounts":  {usage: "<n>", min: 1, max: 1, parse: parseMaxAccounts},
-	"dpop":          {usage: "[<key file>]", max: 1, parse: parseDPoP},
-	"upstream_base": {usage: "<url>", min: 1, max: 1, parse: text(func(c *Client) *string { return &c.UpstreamBase })},
-
-	"refresh_ahead":    {usage: "<percent|duration>", min: 1, max: 1, parse: text(func(c *Client) *string { return &c.RefreshAhead })},
-	"default_lifetime": {usage: "<duration>", min: 1, max: 1, parse: duration(func(c *Client) *caddy.Duration { return &c.DefaultLifetime })},
-	"timeout":          {usage: "<duration>", min: 1, max: 1, parse: duration(func(c *Client) *caddy.Duration { return &c.Timeout })},
-	"on_error":         {usage: "reject|pass", min: 1, max: 1, parse: text(func(c *Client) *string { return &c.OnError })},
-	"replay":           {usage: replayUsage, max: 1, block: true, parse: parseReplay},
-
-	"transport":  {usage: "http { ... }", min: 1, max: 1},
-	"allow_http": {parse: flag(func(c *Client) *bool { return &c.AllowHTTP })},
-}
-
-const injectUsage = "header [<name> [<scheme>]] | query <name>"
-
-const replayUsage = "off | { status <code>... body_limit <size> }"
-
-// otherNames are what the same options are called elsewhere.
-var otherNames = map[string]string{
-	"token_url":       "token_endpoint",
-	"endpoint":        "token_endpoint",
-	"secret":          "client_secret",
-	"auth_style":      "client_auth",
-	"auth_method":     "client_auth",
-	"grant_type":      "grant",
-	"scopes":          "scope",
-	"audiences":       "audience",
-	"endpoint_params": "token_param",
-	"params":          "token_param",
-	"header":          "inject",
-	"ttl":             "default_lifetime",
-}
-
-// parseClient reads a client's block, if there is one.
-func parseClient(d *caddyfile.Dispenser, c *Client) (clientLines, error) {
-	lines := clientLines{start: lineOf(d), options: make(map[string]line)}
-	for nesting := d.Nesting(); d.NextBlock(nesting); {
-		name := d.Val()
-		o, ok := options[name]
-		if !ok {
-			return lines, unknownOption(d, name)
-		}
-		if first, again := lines.options[name]; again && !o.repeats {
-			return lines, d.Errf("%s is given twice, first in line %d: remove one", name, first.number)
-		}
-		lines.options[name] = lineOf(d)
-
-		if name == "transport" { // the module reads its own arguments and block
-			if err := parseTransport(d, c); err != nil {
-				return lines, err
+// clientOption is a client under the global option.
+func clientOption(d *caddyfile.Dispenser, clients map[string]*Client) option {
+	var client *Client
+	return option{
+		usage: "<name> { ... }", min: 1, max: 1, repeats: true,
+		set: func(args []string) error {
+			name := args[0]
+			if _, ok := clients[name]; ok {
+				return fmt.Errorf("%q is defined twice: remove one, or give it another name", name)
 			}
-			continue
-		}
-		args := d.RemainingArgs()
-		if len(args) < o.min || o.max >= 0 && len(args) > o.max {
-			return lines, d.Errf("%s does not go with %d arguments: write '%s'", name, len(args), strings.TrimSpace(name+" "+o.usage))
-		}
-		if slices.Contains(args, "") {
-			return lines, d.Errf("%s has an empty value: write '%s', or remove the line", name, strings.TrimSpace(name+" "+o.usage))
-		}
-		if err := o.parse(d, c, args); err != nil {
-			return lines, err
-		}
-		if nesting := d.Nesting(); d.NextBlock(nesting) || atBlockEnd(d) && !o.block {
-			return lines, lines.options[name].errorf("%s takes no block here: write '%s'", name, strings.TrimSpace(name+" "+o.usage))
-		}
-	}
-	return lines, nil
-}
-
-// atBlockEnd reports whether the last token read closes a block.
-func atBlockEnd(d *caddyfile.Dispenser) bool {
-	token := d.Token()
-	return token.Text == "}" && !token.Quoted()
-}
-
-func unknownOption(d *caddyfile.Dispenser, name string) error {
-	if known, ok := otherNames[name]; ok {
-		return d.Errf("unknown option %q: write '%s %s'", name, known, options[known].usage)
-	}
-	return d.Errf("unknown option %q: there are %s", name, strings.Join(sortedKeys(options), ", "))
-}
-
-// text reads an option with one value.
-func text(field func(*Client) *string) func(*caddyfile.Dispenser, *Client, []string) error {
-	return func(_ *caddyfile.Dispenser, c *Client, args []string) error {
-		*field(c) = args[0]
-		return nil
-	}
-}
-
-// many reads an option with any number of values.
-func many(field func(*Client) *[]string) func(*caddyfile.Dispenser, *Client, []string) error {
-	return func(_ *caddyfile.Dispenser, c *Client, args []string) error {
-		*field(c) = append(*field(c), args...)
-		return nil
-	}
-}
-
-// flag reads an option without a value.
-func flag(field func(*Client) *bool) func(*caddyfile.Dispenser, *Client, []string) error {
-	return func(_ *caddyfile.Dispenser, c *Client, _ []string) error {
-		*field(c) = true
-		return nil
-	}
-}
-
-// pair reads an option that sets one of several names.
-func pair(field func(*Client) *map[string]Credential, spell func(string) string) func(*caddyfile.Dispenser, *Client, []string) error {
-	return func(d *caddyfile.Dispenser, c *Client, args []string) error {
-		m := field(c)
-		if *m == nil {
-			*m = make(map[string]Credential)
-		}
-		name := spell(args[0])
-		if _, ok := (*m)[name]; ok {
-			return d.Errf("%s is given twice: a token request repeats no field (RFC 6749 section 3.2)", args[0])
-		}
-		(*m)[name] = Credential(args[1])
-		return nil
-	}
-}
-
-func asWritten(name string) string { return name }
-
-func duration(field func(*Client) *caddy.Duration) func(*caddyfile.Dispenser, *Client, []string) error {
-	return func(d *caddyfile.Dispenser, c *Client, args []string) error {
-		value, err := parseDuration(d, args[0])
-		*field(c) = value
-		return err
-	}
-}
-
-func parseDuration(d *caddyfile.Dispenser, arg string) (caddy.Duration, error) {
-	value, err := caddy.ParseDuration(arg)
-	if err != nil || value <= 0 {
-		return 0, d.Errf("%q is not a duration longer than zero: write one such as 30s, 5m or 1h", arg)
-	}
-	return caddy.Duration(value), nil
-}
-
-func parseClientSecret(_ *caddyfile.Dispenser, c *Client, args []string) error {
-	c.ClientSecret = Credential(args[0])
-	return nil
-}
-
-func parseClientAuth(d *caddyfile.Dispenser, c *Client, args []string) error {
-	a := &ClientAuth{Method: args[0]}
-	c.ClientAuth = a
-	switch {
-	case authMethod(a.Method) == assertionFile:
-		if len(args) != 2 {
-			return d.Err("write 'client_auth assertion_file <file>'")
-		}
-		a.File = args[1]
-		return nil
-	case len(args) > 1:
-		return d.Errf("client_auth %s takes no arguments: write its options in a block", a.Method)
-	case authOptions[authMethod(a.Method)].block == nil:
-		return nil // its block, if any, is refused
-	}
-	return parseBlock(d, "client_auth "+a.Method, authOptions[authMethod(a.Method)].block, map[string]func(args []string) error{
-		"key":         credential(&a.Key),
-		"key_id":      word(&a.KeyID),
-		"certificate": word(&a.Certificate),
-		"algorithm":   word(&a.Algorithm),
-		"audience":    word(&a.Audience),
-		"lifetime":    lifetime(d, &a.Lifetime),
-	})
-}
-
-func parseGrant(d *caddyfile.Dispenser, c *Client, args []string) error {
-	g := &Grant{Type: args[0]}
-	c.Grant = g
-	return parseBlock(d, "grant "+g.Type, grantOptions[g.Type], map[string]func(args []string) error{
-		"refresh_token": credential(&g.RefreshToken),
-
-		"assertion":       credential(&g.Assertion),
-		"service_account": credential(&g.ServiceAccount),
-		"key":             credential(&g.Key),
-		"key_id":          word(&g.KeyID),
-		"algorithm":       word(&g.Algorithm),
-		"issuer":          word(&g.Issuer),
-		"subject":         word(&g.Subject),
-		"audience":        word(&g.Audience),
-		"lifetime":        lifetime(d, &g.Lifetime),
-		"claim": func(args []string) error {
-			if len(args) != 2 {
-				return d.Err("write 'claim <name> <value>'")
-			}
-			if g.Claim == nil {
-				g.Claim = make(map[string]string)
-			}
-			if _, ok := g.Claim[args[0]]; ok {
-				return d.Errf("the claim %s is given twice: remove one", args[0])
-			}
-			g.Claim[args[0]] = args[1]
+			client = new(Client)
+			clients[name] = client
 			return nil
 		},
-
-		"subject_token":        credential(&g.SubjectToken),
-		"subject_token_type":   word(&g.SubjectTokenType),
-		"actor_token":          credential(&g.ActorToken),
-		"actor_token_type":     word(&g.ActorTokenType),
-		"requested_token_type": word(&g.RequestedTokenType),
-	})
+		block: func() error {
+			start := here(d)
+			lines, err := readOptions(d, "client", clientOptions(d, client))
+			if err != nil {
+				return err
+			}
+			return checkClient(client, start, lines)
+		},
+	}
 }
 
-// parseBlock reads the block behind a line, which takes the named options. Each
-// has one value and comes once, but for claim.
-func parseBlock(d *caddyfile.Dispenser, owner string, names []string, set map[string]func(args []string) error) error {
-	seen := make(map[string]bool)
-	for nesting := d.Nesting(); d.NextBlock(nesting); {
-		name, args := d.Val(), d.RemainingArgs()
-		switch {
-		case len(names) == 0:
-			return d.Errf("%s has no option %q: write further form fields as 'token_param <name> <value>'", owner, name)
-		case !slices.Contains(names, name):
-			return d.Errf("%s has no option %q: write %s", owner, name, strings.Join(names, ", "))
-		case name == "claim":
-		case seen[name]:
-			return d.Errf("%s is given twice: remove one", name)
-		case len(args) != 1 || args[0] == "":
-			return d.Errf("%s takes one value: write '%[1]s <value>'", name)
-		}
-		seen[name] = true
-		if err := set[name](args); err != nil {
-			return err
-		}
+// checkClient looks at a client as a whole. Its error points at the line it is
+// about, or at the client's first line if that one is missing.
+func checkClient(client *Client, start *caddyfile.Dispenser, lines optionLines) error {
+	if err := client.check(); err != nil {
+		return lines.of(err, start).WrapErr(err)
 	}
 	return nil
 }
 
-func word(field *string) func([]string) error {
-	return func(args []string) error {
-		*field = args[0]
-		return nil
+// clientOptions are all lines of a client's block.
+func clientOptions(d *caddyfile.Dispenser, c *Client) map[string]option {
+	return map[string]option{
+		"issuer":         value("<url>", &c.Issuer),
+		"token_endpoint": value("<url>", &c.TokenEndpoint),
+		"client_id":      value("<id>", &c.ClientID),
+		"client_secret":  value("<secret>", &c.ClientSecret),
+		"client_auth":    clientAuthOption(d, c),
+
+		"grant":        grantOption(d, c),
+		"scope":        scopeOption(c),
+		"audience":     values("<audience>...", &c.Audience),
+		"resource":     values("<uri>...", &c.Resource),
+		"token_param":  pair(&c.TokenParam, asWritten),
+		"token_header": pair(&c.TokenHeader, textproto.CanonicalMIMEHeaderKey),
+
+		"inject":        injectOption(c),
+		"keep_existing": flag(&c.KeepExisting),
+
+		"account":       value("<placeholder>", &c.Account),
+		"max_accounts":  maxAccountsOption(c),
+		"dpop":          dpopOption(c),
+		"upstream_base": value("<url>", &c.UpstreamBase),
+
+		"refresh_ahead":    value("<percent|duration>", &c.RefreshAhead),
+		"default_lifetime": duration(&c.DefaultLifetime),
+		"timeout":          duration(&c.Timeout),
+		"on_error":         value("reject|pass", &c.OnError),
+		"replay":           replayOption(d, c),
+
+		"transport":  transportOption(d, c),
+		"allow_http": flag(&c.AllowHTTP),
 	}
 }
 
-func credential(field *Credential) func([]string) error {
-	return func(args []string) error {
-		*field = Credential(args[0])
-		return nil
-	}
-}
-
-func lifetime(d *caddyfile.Dispenser, field *caddy.Duration) func([]string) error {
-	return func(args []string) error {
-		value, err := parseDuration(d, args[0])
-		*field = value
-		return err
-	}
-}
-
-func parseMaxAccounts(d *caddyfile.Dispenser, c *Client, args []string) error {
-	n, err := strconv.Atoi(args[0])
-	if err != nil || n < 1 {
-		return d.Errf("%q is not a number of accounts: write one such as 10000", args[0])
-	}
-	c.MaxAccounts = n
-	return nil
-}
-
-func parseDPoP(_ *caddyfile.Dispenser, c *Client, args []string) error {
-	c.DPoP = new(DPoP)
-	if len(args) == 1 {
-		c.DPoP.Key = Credential(args[0])
-	}
-	return nil
-}
-
-// parseScope also takes several scopes in one quoted argument.
-func parseScope(_ *caddyfile.Dispenser, c *Client, args []string) error {
-	for _, arg := range args {
-		c.Scope = append(c.Scope, strings.Fields(arg)...)
-	}
-	return nil
-}
-
-func parseInject(d *caddyfile.Dispenser, c *Client, args []string) error {
-	switch {
-	case args[0] != injectHeader && args[0] != injectQuery,
-		args[0] == injectQuery && len(args) != 2:
-		return d.Errf("write 'inject %s'", injectUsage)
-	}
-	c.Inject = &Inject{In: args[0]}
-	if len(args) > 1 {
-		c.Inject.Name = args[1]
-	}
-	if len(args) > 2 {
-		c.Inject.Scheme = args[2]
-	}
-	return nil
-}
-
-func parseReplay(d *caddyfile.Dispenser, c *Client, args []string) error {
-	c.Replay = new(Replay)
-	if len(args) == 1 {
-		if args[0] != "off" {
-			return d.Errf("write 'replay %s'", replayUsage)
-		}
-		c.Replay.Off = true
-	}
-	for nesting := d.Nesting(); d.NextBlock(nesting); {
-		name, args := d.Val(), d.RemainingArgs()
-		switch {
-		case name == "status" && len(args) > 0:
-			for _, arg := range args {
-				code, err := strconv.Atoi(arg)
-				if err != nil {
-					return d.Errf("%q is not a status code: write numbers, such as 401", arg)
+func clientAuthOption(d *caddyfile.Dispenser, c *Client) option {
+	a := new(ClientAuth)
+	return option{
+		usage: "<method> [{ ... }]", min: 1, max: -1,
+		set: func(args []string) error {
+			c.ClientAuth = a
+			a.Method = args[0]
+			rules, known := authOptions[authMethod(a.Method)]
+			switch {
+			case !known:
+				return unknownMethod(a.Method)
+			case authMethod(a.Method) == assertionFile:
+				if len(args) != 2 {
+					return errors.New("assertion_file needs one file: write 'client_auth assertion_file <file>'")
 				}
-				c.Replay.Status = append(c.Replay.Status, code)
+				a.File = args[1]
+			case len(args) > 1 && rules.block == nil:
+				return fmt.Errorf("%s takes no value: write 'client_auth %[1]s'", a.Method)
+			case len(args) > 1:
+				return fmt.Errorf("%s takes no value: write its options in a block", a.Method)
 			}
-		case name == "body_limit" && len(args) == 1:
-			if c.Replay.BodyLimit != nil {
-				return d.Err("body_limit is given twice: remove one")
+			return nil
+		},
+		block: func() error {
+			names := authOptions[authMethod(a.Method)].block
+			if names == nil {
+				return refuseBlock(d, "client_auth %s takes no block: remove the block", a.Method)
 			}
-			size, err := humanize.ParseBytes(args[0])
-			if err != nil || size > math.MaxInt64 {
-				return d.Errf("%q is not a size: write one such as 64KiB, or 0", args[0])
-			}
-			limit := int64(size)
-			c.Replay.BodyLimit = &limit
-		default:
-			return d.Errf("unexpected %q: write 'replay %s'", name, replayUsage)
-		}
+			_, err := readOptions(d, "client_auth "+a.Method, only(names, map[string]option{
+				"key":         value("<file|placeholder>", &a.Key),
+				"key_id":      value("<kid>", &a.KeyID),
+				"certificate": value("<file>", &a.Certificate),
+				"algorithm":   value("<alg>", &a.Algorithm),
+				"audience":    value("<aud>", &a.Audience),
+				"lifetime":    duration(&a.Lifetime),
+			}))
+			return err
+		},
 	}
-	if reflect.ValueOf(*c.Replay).IsZero() {
-		return d.Errf("write 'replay %s'", replayUsage)
-	}
-	return nil
 }
 
-// parseTransport reads the line as reverse_proxy reads its own.
-func parseTransport(d *caddyfile.Dispenser, c *Client) error {
-	const usage = "write 'transport http { ... }' with the options of reverse_proxy's http transport"
-	if !d.NextArg() || d.Val() != "http" {
-		return d.Err(usage)
+func grantOption(d *caddyfile.Dispenser, c *Client) option {
+	g := new(Grant)
+	return option{
+		usage: "<type> [{ ... }]", min: 1, max: 1,
+		set: func(args []string) error {
+			c.Grant = g
+			g.Type = args[0]
+			return nil
+		},
+		block: func() error {
+			names := grantOptions[g.Type]
+			if names == nil {
+				return refuseBlock(d, "grant %s takes no block: write further form fields as 'token_param <name> <value>'", g.Type)
+			}
+			_, err := readOptions(d, "grant "+g.Type, only(names, map[string]option{
+				"refresh_token": value("<placeholder>", &g.RefreshToken),
+
+				"assertion":       value("<placeholder>", &g.Assertion),
+				"service_account": value("<file>", &g.ServiceAccount),
+				"key":             value("<file|placeholder>", &g.Key),
+				"key_id":          value("<kid>", &g.KeyID),
+				"algorithm":       value("<alg>", &g.Algorithm),
+				"issuer":          value("<iss>", &g.Issuer),
+				"subject":         value("<sub>", &g.Subject),
+				"audience":        value("<aud>", &g.Audience),
+				"claim":           pair(&g.Claim, asWritten),
+				"lifetime":        duration(&g.Lifetime),
+
+				"subject_token":        value("<placeholder>", &g.SubjectToken),
+				"subject_token_type":   value("<type>", &g.SubjectTokenType),
+				"actor_token":          value("<placeholder>", &g.ActorToken),
+				"actor_token_type":     value("<type>", &g.ActorTokenType),
+				"requested_token_type": value("<type>", &g.RequestedTokenType),
+			}))
+			return err
+		},
 	}
-	if d.NextArg() {
-		return d.Errf("unexpected %q: "+usage, d.Val())
+}
+
+// only keeps the options that go with a method or grant.
+func only(names []string, options map[string]option) map[string]option {
+	maps.DeleteFunc(options, func(name string, _ option) bool { return !slices.Contains(names, name) })
+	return options
+}
+
+// scopeOption also takes several scopes in one quoted value.
+func scopeOption(c *Client) option {
+	o := values("<scope>...", &c.Scope)
+	o.set = func(args []string) error {
+		for _, arg := range args {
+			c.Scope = append(c.Scope, strings.Fields(arg)...)
+		}
+		return nil
 	}
-	module, err := caddyfile.UnmarshalModule(d, "http.reverse_proxy.transport.http")
-	if err != nil {
-		return err
+	return o
+}
+
+// injectOption leaves it to the client's check what goes together.
+func injectOption(c *Client) option {
+	return option{usage: injectUsage, min: 1, max: 3, set: func(args []string) error {
+		c.Inject = &Inject{In: args[0]}
+		if len(args) > 1 {
+			c.Inject.Name = args[1]
+		}
+		if len(args) > 2 {
+			c.Inject.Scheme = args[2]
+		}
+		return nil
+	}}
+}
+
+func maxAccountsOption(c *Client) option {
+	return option{usage: "<n>", min: 1, max: 1, set: func(args []string) error {
+		n, err := strconv.Atoi(args[0])
+		if err != nil || n < 1 {
+			return fmt.Errorf("%q is not a number of accounts: write one such as 10000", args[0])
+		}
+		c.MaxAccounts = n
+		return nil
+	}}
+}
+
+func dpopOption(c *Client) option {
+	return option{usage: "[<key file>]", max: 1, set: func(args []string) error {
+		c.DPoP = new(DPoP)
+		if len(args) == 1 {
+			c.DPoP.Key = Credential(args[0])
+		}
+		return nil
+	}}
+}
+
+func replayOption(d *caddyfile.Dispenser, c *Client) option {
+	const usage = "off | { status <code>... body_limit <size> }"
+	r := new(Replay)
+	return option{
+		usage: usage, max: 1,
+		set: func(args []string) error {
+			c.Replay = r
+			if r.Off = len(args) == 1; r.Off && args[0] != "off" {
+				return fmt.Errorf("unexpected %q: write 'replay %s'", args[0], usage)
+			}
+			return nil
+		},
+		block: func() error {
+			if r.Off {
+				return refuseBlock(d, "replay off takes no block: remove 'off' or the block")
+			}
+			lines, err := readOptions(d, "replay", map[string]option{"status": statusOption(r), "body_limit": bodyLimitOption(r)})
+			if err == nil && len(lines) == 0 {
+				err = d.Errf("replay has neither 'off' nor a block: write 'replay %s'", usage)
+			}
+			return err
+		},
 	}
-	transport, ok := module.(http.RoundTripper)
-	if !ok {
-		return d.Errf("%T cannot send a token request", module)
+}
+
+func statusOption(r *Replay) option {
+	return option{usage: "<code>...", min: 1, max: -1, repeats: true, set: func(args []string) error {
+		for _, arg := range args {
+			code, err := strconv.Atoi(arg)
+			if err != nil {
+				return fmt.Errorf("%q is not a status code: write numbers with spaces between, such as 401 403", arg)
+			}
+			r.Status = append(r.Status, code)
+		}
+		return nil
+	}}
+}
+
+func bodyLimitOption(r *Replay) option {
+	return option{usage: "<size>", min: 1, max: 1, set: func(args []string) error {
+		size, err := humanize.ParseBytes(args[0])
+		if err != nil || size > math.MaxInt64 {
+			return fmt.Errorf("%q is not a size: write one such as 64KiB, or 0", args[0])
+		}
+		limit := int64(size)
+		r.BodyLimit = &limit
+		return nil
+	}}
+}
+
+// transportOption takes the block as reverse_proxy takes its own.
+func transportOption(d *caddyfile.Dispenser, c *Client) option {
+	return option{
+		usage: "http { ... }", min: 1, max: 1,
+		set: func(args []string) error {
+			if args[0] != "http" {
+				return fmt.Errorf("unexpected %q: write 'transport http { ... }' with the options of reverse_proxy's http transport", args[0])
+			}
+			return nil
+		},
+		block: func() error {
+			module, err := caddyfile.UnmarshalModule(d, "http.reverse_proxy.transport.http")
+			if err != nil {
+				return err
+			}
+			c.TransportRaw = caddyconfig.JSONModuleObject(module, "protocol", "http", nil)
+			return nil
+		},
 	}
-	c.TransportRaw = caddyconfig.JSONModuleObject(transport, "protocol", "http", nil)
-	return nil
 }
 
 // Interface guards

@@ -3,12 +3,10 @@ package upstreamoauth2
 import (
 	"encoding/json"
 	stdflag "flag"
-	"maps"
 	"os"
 	"path/filepath"
 	"reflect"
 	"regexp"
-	"slices"
 	"strings"
 	"testing"
 
@@ -65,6 +63,7 @@ func TestCaddyfileAndJSONAreAtParity(t *testing.T) {
 		caddyfiles.WriteString(input)
 		configs.WriteString(config)
 	}
+	options := clientOptions(nil, new(Client))
 	for name := range options {
 		if !regexp.MustCompile(`(?m)^\s*` + name + `\b`).MatchString(caddyfiles.String()) {
 			t.Errorf("no Caddyfile in testdata/adapt has the line %s", name)
@@ -135,7 +134,7 @@ func TestRefusedCaddyfiles(t *testing.T) {
 	const (
 		hopByHop  = "field never reaches the upstream, as it is for one connection only: use another, at Caddyfile:6"
 		duration  = "is not a duration longer than zero: write one such as 30s, 5m or 1h, at Caddyfile:6"
-		injectUse = "write 'inject header [<name> [<scheme>]] | query <name>', at Caddyfile:6"
+		injectUse = "write 'inject header [<name> [<scheme>]] | query <name>'"
 		replayUse = "write 'replay off | { status <code>... body_limit <size> }', at Caddyfile:6"
 		aheadText = "must be a percentage of the token's life, such as 20%, or a duration, such as 5m, at Caddyfile:6"
 	)
@@ -145,95 +144,106 @@ func TestRefusedCaddyfiles(t *testing.T) {
 		want      string
 	}{
 		// Lines that are not there.
-		{"a line of another plugin", blockWith("token_url https://auth.example"), `unknown option "token_url": write 'token_endpoint <url>', at Caddyfile:6`},
-		{"the plural", blockWith("scopes a b"), `unknown option "scopes": write 'scope <scope>...', at Caddyfile:6`},
-		{"the name of the form field", blockWith("grant_type password"), `unknown option "grant_type": write 'grant <type> [{ ... }]', at Caddyfile:6`},
-		{"a line nobody knows", blockWith("colour blue"), `unknown option "colour": there are ` + strings.Join(slices.Sorted(maps.Keys(options)), ", ") + `, at Caddyfile:6`},
+		{"a line of another plugin", blockWith("token_url https://auth.example"), `upstream_oauth2 has no option "token_url": write 'token_endpoint <url>', at Caddyfile:6`},
+		{"the plural", blockWith("scopes a b"), `upstream_oauth2 has no option "scopes": write 'scope <scope>...', at Caddyfile:6`},
+		{"the name of the form field", blockWith("grant_type password"), `upstream_oauth2 has no option "grant_type": write 'grant <type> [{ ... }]', at Caddyfile:6`},
+		{"a line nobody knows", blockWith("colour blue"), `upstream_oauth2 has no option "colour": write one of ` + strings.Join(sortedKeys(clientOptions(nil, new(Client))), ", ") + `, at Caddyfile:6`},
 
 		// Arguments and blocks.
-		{"a missing argument", blockWith("scope"), `scope does not go with 0 arguments: write 'scope <scope>...', at Caddyfile:6`},
-		{"half of two arguments", blockWith("token_param tenant"), `token_param does not go with 1 arguments: write 'token_param <name> <value>', at Caddyfile:6`},
-		{"a surplus argument", blockWith("timeout 5s 6s"), `timeout does not go with 2 arguments: write 'timeout <duration>', at Caddyfile:6`},
-		{"an argument of a switch", blockWith("keep_existing yes"), `keep_existing does not go with 1 arguments: write 'keep_existing', at Caddyfile:6`},
-		{"another switch switched off", blockWith("allow_http off"), `allow_http does not go with 1 arguments: write 'allow_http', at Caddyfile:6`},
-		{"a block where none goes", blockWith("scope a {\n b\n}"), `scope takes no block here: write 'scope <scope>...', at Caddyfile:6`},
-		{"a block at client_auth", blockWith("client_auth client_secret_post {\n key x\n}"), `client_auth takes no block here: write 'client_auth <method> [{ ... }]', at Caddyfile:6`},
-		{"a line given twice", blockWith("client_id other"), `client_id is given twice, first in line 4: remove one, at Caddyfile:6`},
-		{"two secrets", blockWith("client_secret {env.OTHER_SECRET}"), `client_secret is given twice, first in line 5: remove one, at Caddyfile:6`},
-		{"two places for the token", blockWith("inject header X-A\ninject query b"), `inject is given twice, first in line 6: remove one, at Caddyfile:7`},
-		{"a form field given twice", blockWith("token_param a 1\ntoken_param a 2"), `a is given twice: a token request repeats no field (RFC 6749 section 3.2), at Caddyfile:7`},
-		{"a header field given twice in two cases", blockWith("token_header X-A 1\ntoken_header x-a 2"), `x-a is given twice: a token request repeats no field (RFC 6749 section 3.2), at Caddyfile:7`},
+		{"a missing argument", blockWith("scope"), `scope has no value: write 'scope <scope>...' (an unset {$NAME} leaves none), at Caddyfile:6`},
+		{"half of two arguments", blockWith("token_param tenant"), `token_param has too few values: write 'token_param <name> <value>', at Caddyfile:6`},
+		{"a surplus argument", blockWith("timeout 5s 6s"), `timeout has too many values: write 'timeout <duration>', at Caddyfile:6`},
+		{"an argument of a switch", blockWith("keep_existing yes"), `keep_existing takes no value: write 'keep_existing', at Caddyfile:6`},
+		{"another switch switched off", blockWith("allow_http off"), `allow_http takes no value: write 'allow_http', at Caddyfile:6`},
+		{"a block where none goes", blockWith("scope a {\n b\n}"), `scope takes no block: write 'scope <scope>...', at Caddyfile:6`},
+		{"a block at client_auth", blockWith("client_auth client_secret_post {\n key x\n}"), `client_auth client_secret_post takes no block: remove the block, at Caddyfile:6`},
+		{"a line given twice", blockWith("client_id other"), `client_id is given twice, first at Caddyfile:4: remove one, at Caddyfile:6`},
+		{"two secrets", blockWith("client_secret {env.OTHER_SECRET}"), `client_secret is given twice, first at Caddyfile:5: remove one, at Caddyfile:6`},
+		{"two places for the token", blockWith("inject header X-A\ninject query b"), `inject is given twice, first at Caddyfile:6: remove one, at Caddyfile:7`},
+		{"a form field given twice", blockWith("token_param a 1\ntoken_param a 2"), `token_param: a is given twice: remove one, at Caddyfile:7`},
+		{"an option that opens a block where none goes", blockWith("client_auth none {\n}"), `client_auth none takes no block: remove the block, at Caddyfile:6`},
+		{"a block in a block", blockWith("replay {\n status 401 {\n  a\n }\n}"), `status takes no block: write 'status <code>...', at Caddyfile:7`},
+		{"an empty scope", blockWith("scope \" \""), `scope has an empty value: write 'scope <scope>...', or remove the line, at Caddyfile:6`},
+		{"the middle one of three lines", blockWith("token_param a scopes\ntoken_param scope 2\ntoken_param c 3"), `token_param: the form field scope is set by 'scope': use that instead, at Caddyfile:7`},
+		{"the middle one of three header fields", blockWith("token_header X-A 1\ntoken_header content-type 2\ntoken_header X-C 3"), `token_header: the Content-Type field is set by the request itself, at Caddyfile:7`},
+		{"the first one of two lines", blockWith("resource /a\nresource https://b.example"), `resource: "/a" must be an absolute URI without a fragment, such as https://api.example.com (RFC 8707 section 2), at Caddyfile:6`},
+		{"a header field given twice in two cases", blockWith("token_header X-A 1\ntoken_header x-a 2"), `token_header: x-a is given twice: remove one, at Caddyfile:7`},
 
 		// Numbers and durations.
-		{"a duration that is none", blockWith("timeout soon"), `"soon" ` + duration},
-		{"a duration without a unit", blockWith("default_lifetime 3600"), `"3600" ` + duration},
-		{"no duration at all", blockWith("timeout 0s"), `"0s" ` + duration},
-		{"a negative duration", blockWith("default_lifetime -1h"), `"-1h" ` + duration},
-		{"too small a percentage", blockWith("refresh_ahead 0%"), `upstream_oauth2: refresh_ahead: "0%" must be between 1% and 90%, at Caddyfile:6`},
-		{"too large a percentage", blockWith("refresh_ahead 91%"), `upstream_oauth2: refresh_ahead: "91%" must be between 1% and 90%, at Caddyfile:6`},
-		{"a percentage without its sign", blockWith("refresh_ahead 20"), `upstream_oauth2: refresh_ahead: "20" ` + aheadText},
-		{"a negative refresh_ahead", blockWith("refresh_ahead -5m"), `upstream_oauth2: refresh_ahead: "-5m" ` + aheadText},
-		{"refresh_ahead in words", blockWith("refresh_ahead half"), `upstream_oauth2: refresh_ahead: "half" ` + aheadText},
+		{"a duration that is none", blockWith("timeout soon"), `timeout: "soon" ` + duration},
+		{"a duration without a unit", blockWith("default_lifetime 3600"), `default_lifetime: "3600" ` + duration},
+		{"no duration at all", blockWith("timeout 0s"), `timeout: "0s" ` + duration},
+		{"a negative duration", blockWith("default_lifetime -1h"), `default_lifetime: "-1h" ` + duration},
+		{"too small a percentage", blockWith("refresh_ahead 0%"), `refresh_ahead: "0%" must be between 1% and 90%, at Caddyfile:6`},
+		{"too large a percentage", blockWith("refresh_ahead 91%"), `refresh_ahead: "91%" must be between 1% and 90%, at Caddyfile:6`},
+		{"a percentage without its sign", blockWith("refresh_ahead 20"), `refresh_ahead: "20" ` + aheadText},
+		{"a negative refresh_ahead", blockWith("refresh_ahead -5m"), `refresh_ahead: "-5m" ` + aheadText},
+		{"refresh_ahead in words", blockWith("refresh_ahead half"), `refresh_ahead: "half" ` + aheadText},
 
 		// The client.
-		{"no token endpoint", "http://localhost {\n\tupstream_oauth2 {\n\t\tclient_id a\n\t}\n}\n", `upstream_oauth2: token_endpoint: is missing: write the URL that tokens are requested from, or the 'issuer' whose metadata tells it, at Caddyfile:2`},
-		{"no client id", "http://localhost {\n\tupstream_oauth2 {\n\t\ttoken_endpoint https://auth.example\n\t}\n}\n", `upstream_oauth2: client_id: is missing: write the client's identifier at the authorization server, at Caddyfile:2`},
-		{"no secret", "http://localhost {\n\tupstream_oauth2 {\n\t\ttoken_endpoint https://auth.example\n\t\tclient_id a\n\t}\n}\n", `upstream_oauth2: client_secret: is missing: write client_secret {env.NAME} or {file./absolute/path}, or another 'client_auth', such as 'none' for a public client, at Caddyfile:2`},
-		{"a secret beside none", blockWith("client_auth none"), `upstream_oauth2: client_secret: is never sent with 'client_auth none': remove one of the two, at Caddyfile:5`},
-		{"an unknown method", blockWith("client_auth basic"), `upstream_oauth2: client_auth: unknown method "basic": use one of client_secret_basic, client_secret_basic_raw, client_secret_post, client_secret_jwt, private_key_jwt, tls_client_auth, assertion_file, none, at Caddyfile:6`},
+		{"no token endpoint", "http://localhost {\n\tupstream_oauth2 {\n\t\tclient_id a\n\t}\n}\n", `token_endpoint: is missing: write the URL that tokens are requested from, or the 'issuer' whose metadata tells it, at Caddyfile:2`},
+		{"no client id", "http://localhost {\n\tupstream_oauth2 {\n\t\ttoken_endpoint https://auth.example\n\t}\n}\n", `client_id: is missing: write the client's identifier at the authorization server, at Caddyfile:2`},
+		{"no secret", "http://localhost {\n\tupstream_oauth2 {\n\t\ttoken_endpoint https://auth.example\n\t\tclient_id a\n\t}\n}\n", `client_secret: is missing: write client_secret {env.NAME} or {file./absolute/path}, or another 'client_auth', such as 'none' for a public client, at Caddyfile:2`},
+		{"a secret beside none", blockWith("client_auth none"), `client_secret: is never sent with 'client_auth none': remove one of the two, at Caddyfile:5`},
+		{"an unknown method", blockWith("client_auth basic"), `client_auth: unknown method "basic": use one of client_secret_basic, client_secret_basic_raw, client_secret_post, client_secret_jwt, private_key_jwt, tls_client_auth, assertion_file, none, at Caddyfile:6`},
 
 		// The token request.
-		{"a form field with a line of its own", blockWith("token_param client_secret x"), `upstream_oauth2: token_param: the form field client_secret is set by 'client_secret': use that instead, at Caddyfile:6`},
-		{"the grant as a form field", blockWith("token_param grant_type x"), `upstream_oauth2: token_param: the form field grant_type is set by 'grant': use that instead, at Caddyfile:6`},
-		{"the refresh token as a form field", blockWith("token_param refresh_token x"), `upstream_oauth2: token_param: the form field refresh_token is set by 'grant refresh_token': use that instead, at Caddyfile:6`},
-		{"a header field name with a space", blockWith("token_header \"X A\" 1"), `upstream_oauth2: token_header: "X A" is not a header field name, at Caddyfile:6`},
-		{"a header field the request sets", blockWith("token_header content-type text/plain"), `upstream_oauth2: token_header: the Content-Type field is set by the request itself, at Caddyfile:6`},
-		{"Authorization beside the client's", blockWith("token_header Authorization x"), `upstream_oauth2: token_header: the Authorization field carries the client's credentials: write 'client_auth client_secret_post' or 'client_auth none' to use it otherwise, at Caddyfile:6`},
-		{"a scope with a quote", blockWith("scope `a\"b`"), `upstream_oauth2: scope: "a\"b" is not a scope: write them one by one, separated by spaces, without quotes (RFC 6749 section 3.3), at Caddyfile:6`},
-		{"a resource that is no URI", blockWith("resource api.example"), `upstream_oauth2: resource: "api.example" must be an absolute URI without a fragment, such as https://api.example.com (RFC 8707 section 2), at Caddyfile:6`},
-		{"a resource with a fragment", blockWith("resource https://a.example https://b.example/#c"), `upstream_oauth2: resource: "https://b.example/#c" must be an absolute URI without a fragment, such as https://api.example.com (RFC 8707 section 2), at Caddyfile:6`},
-		{"the refresh token is missing", blockWith("grant refresh_token"), `upstream_oauth2: grant: the first refresh token is missing: write 'grant refresh_token { refresh_token {file./absolute/path} }', at Caddyfile:6`},
-		{"the refresh token on the grant's line", blockWith("grant refresh_token {file./x}"), `grant does not go with 2 arguments: write 'grant <type> [{ ... }]', at Caddyfile:6`},
-		{"an unknown line of the grant", blockWith("grant refresh_token {\n token x\n}"), `grant refresh_token has no option "token": write refresh_token, at Caddyfile:7`},
-		{"two refresh tokens", blockWith("grant refresh_token {\n refresh_token {env.A}\n refresh_token {env.B}\n}"), `refresh_token is given twice: remove one, at Caddyfile:8`},
-		{"a refresh token for another grant", blockWith("grant client_credentials {\n refresh_token x\n}"), `grant client_credentials has no option "refresh_token": write further form fields as 'token_param <name> <value>', at Caddyfile:7`},
-		{"form fields in the grant's block", blockWith("grant account_credentials {\n account_id 7\n}"), `grant account_credentials has no option "account_id": write further form fields as 'token_param <name> <value>', at Caddyfile:7`},
-		{"another transport", blockWith("transport fastcgi"), `write 'transport http { ... }' with the options of reverse_proxy's http transport, at Caddyfile:6`},
-		{"no transport named", blockWith("transport {\n dial_timeout 1s\n}"), `write 'transport http { ... }' with the options of reverse_proxy's http transport, at Caddyfile:6`},
+		{"a form field with a line of its own", blockWith("token_param client_secret x"), `token_param: the form field client_secret is set by 'client_secret': use that instead, at Caddyfile:6`},
+		{"the grant as a form field", blockWith("token_param grant_type x"), `token_param: the form field grant_type is set by 'grant': use that instead, at Caddyfile:6`},
+		{"the refresh token as a form field", blockWith("token_param refresh_token x"), `token_param: the form field refresh_token is set by 'grant refresh_token': use that instead, at Caddyfile:6`},
+		{"a header field name with a space", blockWith("token_header \"X A\" 1"), `token_header: "X A" is not a header field name, at Caddyfile:6`},
+		{"a header field the request sets", blockWith("token_header content-type text/plain"), `token_header: the Content-Type field is set by the request itself, at Caddyfile:6`},
+		{"Authorization beside the client's", blockWith("token_header Authorization x"), `token_header: the Authorization field carries the client's credentials: write 'client_auth client_secret_post' or 'client_auth none' to use it otherwise, at Caddyfile:6`},
+		{"a scope with a quote", blockWith("scope `a\"b`"), `scope: "a\"b" is not a scope: write them one by one, separated by spaces, without quotes (RFC 6749 section 3.3), at Caddyfile:6`},
+		{"a resource that is no URI", blockWith("resource api.example"), `resource: "api.example" must be an absolute URI without a fragment, such as https://api.example.com (RFC 8707 section 2), at Caddyfile:6`},
+		{"a resource with a fragment", blockWith("resource https://a.example https://b.example/#c"), `resource: "https://b.example/#c" must be an absolute URI without a fragment, such as https://api.example.com (RFC 8707 section 2), at Caddyfile:6`},
+		{"the refresh token is missing", blockWith("grant refresh_token"), `grant: the first refresh token is missing: write 'grant refresh_token { refresh_token {file./absolute/path} }', at Caddyfile:6`},
+		{"the refresh token on the grant's line", blockWith("grant refresh_token {file./x}"), `grant has too many values: write 'grant <type> [{ ... }]', at Caddyfile:6`},
+		{"an unknown line of the grant", blockWith("grant refresh_token {\n token x\n}"), `grant refresh_token has no option "token": write 'refresh_token <placeholder>', at Caddyfile:7`},
+		{"two refresh tokens", blockWith("grant refresh_token {\n refresh_token {env.A}\n refresh_token {env.B}\n}"), `refresh_token is given twice, first at Caddyfile:7: remove one, at Caddyfile:8`},
+		{"a refresh token for another grant", blockWith("grant client_credentials {\n refresh_token x\n}"), `grant client_credentials takes no block: write further form fields as 'token_param <name> <value>', at Caddyfile:6`},
+		{"form fields in the grant's block", blockWith("grant account_credentials {\n account_id 7\n}"), `grant account_credentials takes no block: write further form fields as 'token_param <name> <value>', at Caddyfile:6`},
+		{"another transport", blockWith("transport fastcgi"), `transport: unexpected "fastcgi": write 'transport http { ... }' with the options of reverse_proxy's http transport, at Caddyfile:6`},
+		{"no transport named", blockWith("transport {\n dial_timeout 1s\n}"), `transport has no value: write 'transport http { ... }' (an unset {$NAME} leaves none), at Caddyfile:6`},
 		{"an unknown line of the transport", blockWith("transport http {\n proxy x\n}"), `unrecognized subdirective proxy, at Caddyfile:7`},
 
 		// Where the token goes, and what happens without one.
-		{"inject without a place", blockWith("inject"), `inject does not go with 0 arguments: ` + injectUse},
-		{"inject into a cookie", blockWith("inject cookie session"), injectUse},
-		{"inject into a query parameter without a name", blockWith("inject query"), injectUse},
-		{"a scheme in the query", blockWith("inject query token Bearer"), injectUse},
-		{"more than a scheme", blockWith("inject header Authorization Bearer x"), `inject does not go with 4 arguments: ` + injectUse},
-		{"a field that is dropped on the way", blockWith("inject header connection"), `upstream_oauth2: inject: the Connection ` + hopByHop},
-		{"another one", blockWith("inject header Proxy-Authorization Bearer"), `upstream_oauth2: inject: the Proxy-Authorization ` + hopByHop},
-		{"Host", blockWith("inject header Host"), `upstream_oauth2: inject: the Host ` + hopByHop},
-		{"a field name with a space", blockWith("inject header \"X A\""), `upstream_oauth2: inject: "X A" is not a header field name, at Caddyfile:6`},
-		{"a scheme that is none", blockWith("inject header Authorization \"a b\""), `upstream_oauth2: inject: "a b" is not an authentication scheme, at Caddyfile:6`},
-		{"replay without more", blockWith("replay"), replayUse},
-		{"replay switched on", blockWith("replay on"), replayUse},
-		{"replay off with a block", blockWith("replay off {\n status 401\n}"), `upstream_oauth2: replay: 'replay off' takes nothing else: remove 'off' or the block, at Caddyfile:6`},
-		{"a status in words", blockWith("replay {\n status unauthorized\n}"), `"unauthorized" is not a status code: write numbers, such as 401, at Caddyfile:7`},
-		{"a status that is no rejection", blockWith("replay {\n status 401 302\n}"), `upstream_oauth2: replay: status 302 is no rejection: write error statuses, such as 401, at Caddyfile:6`},
-		{"a body limit that is no size", blockWith("replay {\n body_limit much\n}"), `"much" is not a size: write one such as 64KiB, or 0, at Caddyfile:7`},
-		{"two body limits", blockWith("replay {\n body_limit 1KiB\n body_limit 2KiB\n}"), `body_limit is given twice: remove one, at Caddyfile:8`},
-		{"an unknown line of replay", blockWith("replay {\n times 3\n}"), `unexpected "times": write 'replay off | { status <code>... body_limit <size> }', at Caddyfile:7`},
-		{"on_error with a typing error", blockWith("on_error ignore"), `upstream_oauth2: on_error: must be 'reject' or 'pass', not "ignore", at Caddyfile:6`},
+		{"inject without a place", blockWith("inject"), `inject has no value: ` + injectUse + ` (an unset {$NAME} leaves none), at Caddyfile:6`},
+		{"inject into a cookie", blockWith("inject cookie session"), `inject: must be 'header' or 'query', not "cookie": ` + injectUse + `, at Caddyfile:6`},
+		{"inject without saying where", blockWith("inject X-Api-Key"), `inject: must be 'header' or 'query', not "X-Api-Key": ` + injectUse + `, at Caddyfile:6`},
+		{"inject into a query parameter without a name", blockWith("inject query"), `inject: the query parameter has no name: write 'inject query access_token', at Caddyfile:6`},
+		{"a scheme in the query", blockWith("inject query token Bearer"), `inject: a query parameter takes no scheme: write 'inject query token', at Caddyfile:6`},
+		{"more than a scheme", blockWith("inject header Authorization Bearer x"), `inject has too many values: ` + injectUse + `, at Caddyfile:6`},
+		{"a field that is dropped on the way", blockWith("inject header connection"), `inject: the Connection ` + hopByHop},
+		{"another one", blockWith("inject header Proxy-Authorization Bearer"), `inject: the Proxy-Authorization ` + hopByHop},
+		{"Host", blockWith("inject header Host"), `inject: the Host ` + hopByHop},
+		{"a field name with a space", blockWith("inject header \"X A\""), `inject: "X A" is not a header field name, at Caddyfile:6`},
+		{"a scheme that is none", blockWith("inject header Authorization \"a b\""), `inject: "a b" is not an authentication scheme, at Caddyfile:6`},
+		{"replay without more", blockWith("replay"), "replay has neither 'off' nor a block: " + replayUse},
+		{"replay switched on", blockWith("replay on"), `replay: unexpected "on": ` + replayUse},
+		{"replay off with a block", blockWith("replay off {\n status 401\n}"), `replay off takes no block: remove 'off' or the block, at Caddyfile:6`},
+		{"replay off with an empty block", blockWith("replay off {\n}"), `replay off takes no block: remove 'off' or the block, at Caddyfile:6`},
+		{"two sizes", blockWith("replay {\n body_limit 64 KiB\n}"), `body_limit has too many values: write 'body_limit <size>', at Caddyfile:7`},
+		{"a status in words", blockWith("replay {\n status unauthorized\n}"), `status: "unauthorized" is not a status code: write numbers with spaces between, such as 401 403, at Caddyfile:7`},
+		{"a status that is no rejection", blockWith("replay {\n status 401 302\n}"), `replay: status 302 is no rejection: write error statuses, such as 401, at Caddyfile:6`},
+		{"a body limit that is no size", blockWith("replay {\n body_limit much\n}"), `body_limit: "much" is not a size: write one such as 64KiB, or 0, at Caddyfile:7`},
+		{"two body limits", blockWith("replay {\n body_limit 1KiB\n body_limit 2KiB\n}"), `body_limit is given twice, first at Caddyfile:7: remove one, at Caddyfile:8`},
+		{"an unknown line of replay", blockWith("replay {\n times 3\n}"), `replay has no option "times": write one of body_limit, status, at Caddyfile:7`},
+		{"on_error with a typing error", blockWith("on_error ignore"), `on_error: must be 'reject' or 'pass', not "ignore", at Caddyfile:6`},
 
 		// The directive and the global option.
 		{"nothing at all", "http://localhost {\n\tupstream_oauth2\n}\n", `upstream_oauth2 needs a block that defines the client, or the name of one that is defined under the global option upstream_oauth2, at Caddyfile:2`},
+		{"an empty name", "http://localhost {\n\tupstream_oauth2 \"\" {\n\t}\n}\n", `the client's name is empty: write 'upstream_oauth2 [<matcher>] [<name>] { ... }', at Caddyfile:2`},
 		{"two names", "http://localhost {\n\tupstream_oauth2 a b\n}\n", `unexpected "b": write 'upstream_oauth2 [<matcher>] [<name>] { ... }', at Caddyfile:2`},
-		{"a client without a name", globalWith("client {\n}"), `write 'client <name> { ... }', at Caddyfile:3`},
-		{"a client with two names", globalWith("client a b {\n}"), `write 'client <name> { ... }', at Caddyfile:3`},
-		{"a client without lines", globalWith("client a"), `upstream_oauth2: token_endpoint: is missing: write the URL that tokens are requested from, or the 'issuer' whose metadata tells it, at Caddyfile:3`},
-		{"a client defined twice", globalWith(partnerClient + "\n" + partnerClient), `client "partner" is defined twice: remove one, or give it another name, at Caddyfile:8`},
-		{"something else under the global option", globalWith("partner {\n}"), `unknown option "partner": clients are written as 'client <name> { ... }', at Caddyfile:3`},
+		{"a client without a name", globalWith("client {\n}"), `client has no value: write 'client <name> { ... }' (an unset {$NAME} leaves none), at Caddyfile:3`},
+		{"a client with an empty name", globalWith("client \"\" {\n}"), `client has an empty value: write 'client <name> { ... }', or remove the line, at Caddyfile:3`},
+		{"a client with two names", globalWith("client a b {\n}"), `client has too many values: write 'client <name> { ... }', at Caddyfile:3`},
+		{"a client without lines", globalWith("client a"), `token_endpoint: is missing: write the URL that tokens are requested from, or the 'issuer' whose metadata tells it, at Caddyfile:3`},
+		{"a client defined twice", globalWith(partnerClient + "\n" + partnerClient), `client: "partner" is defined twice: remove one, or give it another name, at Caddyfile:8`},
+		{"something else under the global option", globalWith("partner {\n}"), `the global option upstream_oauth2 has no option "partner": write 'client <name> { ... }', at Caddyfile:3`},
 		{"an argument of the global option", "{\n\tupstream_oauth2 partner\n}\n", `unexpected "partner": write 'upstream_oauth2 { client <name> { ... } }', at Caddyfile:2`},
 		{"the global option twice", "{\n\tupstream_oauth2 {\n\t}\n\tupstream_oauth2 {\n\t}\n}\n", `the global option upstream_oauth2 is given twice: put all clients into one, at Caddyfile:4`},
-		{"a mistake in a named client", globalWith("client a {\n\ttoken_endpoint https://auth.example\n\tclient_id a\n\tclient_secret b\n\ton_error ignore\n}"), `upstream_oauth2: on_error: must be 'reject' or 'pass', not "ignore", at Caddyfile:7`},
+		{"a mistake in a named client", globalWith("client a {\n\ttoken_endpoint https://auth.example\n\tclient_id a\n\tclient_secret b\n\ton_error ignore\n}"), `on_error: must be 'reject' or 'pass', not "ignore", at Caddyfile:7`},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -268,7 +278,7 @@ func TestRefusedEndpoints(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			t.Setenv("PARTNER_SECRET", "secret")
 			err := validateCaddyfile(strings.Replace(blockWith(""), "https://auth.example/token", test.endpoint, 1))
-			want := "parsing caddyfile tokens for 'upstream_oauth2': upstream_oauth2: token_endpoint: " + test.want + ", at Caddyfile:3"
+			want := "parsing caddyfile tokens for 'upstream_oauth2': token_endpoint: " + test.want + ", at Caddyfile:3"
 			if err == nil || err.Error() != want {
 				t.Errorf("the error is\n%v\nwant\n%s", err, want)
 			}
@@ -433,8 +443,8 @@ func TestSecretsThatNeverResolveAreRefused(t *testing.T) {
 func TestErrorsPointIntoImportedFiles(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "partner.caddyfile")
 	for _, test := range []struct{ lines, want string }{
-		{"scope a\non_error ignore\n", `upstream_oauth2: on_error: must be 'reject' or 'pass', not "ignore", at ` + file + ":2"},
-		{"scope a\nscopes b\n", `unknown option "scopes": write 'scope <scope>...', at ` + file + ":2 import chain ['Caddyfile:6 (import)']"},
+		{"scope a\non_error ignore\n", `on_error: must be 'reject' or 'pass', not "ignore", at ` + file + ":2 import chain ['Caddyfile:6 (import)']"},
+		{"scope a\nscopes b\n", `upstream_oauth2 has no option "scopes": write 'scope <scope>...', at ` + file + ":2 import chain ['Caddyfile:6 (import)']"},
 	} {
 		if err := os.WriteFile(file, []byte(test.lines), 0o600); err != nil {
 			t.Fatal(err)

@@ -185,6 +185,19 @@ func optionErrorf(option, format string, args ...any) error {
 	return &optionError{option, fmt.Errorf(format, args...)}
 }
 
+// valueError is about one value of an option that may have several lines.
+type valueError struct {
+	error
+	value string
+}
+
+// is reports whether it is about this value: header fields have no case.
+func (e *valueError) is(value string) bool { return strings.EqualFold(e.value, value) }
+
+func valueErrorf(option, value, format string, args ...any) error {
+	return &optionError{option, &valueError{fmt.Errorf(format, args...), value}}
+}
+
 // check finds the mistakes that show without resolving a placeholder.
 func (c *Client) check() error {
 	serviceAccount := c.grant().ServiceAccount != ""
@@ -251,7 +264,7 @@ func (c *Client) checkAccount() error {
 func (c *Client) checkTokenRequest() error {
 	for _, scope := range c.Scope {
 		if scope == "" || strings.ContainsAny(scope, " \"\\\t\r\n") {
-			return optionErrorf("scope", "%q is not a scope: write them one by one, separated by spaces, without quotes (RFC 6749 section 3.3)", scope)
+			return valueErrorf("scope", scope, "%q is not a scope: write them one by one, separated by spaces, without quotes (RFC 6749 section 3.3)", scope)
 		}
 	}
 	for _, resource := range c.Resource {
@@ -259,22 +272,22 @@ func (c *Client) checkTokenRequest() error {
 			continue // checked once it is resolved
 		}
 		if err := checkResource(resource); err != nil {
-			return &optionError{"resource", err}
+			return &optionError{"resource", &valueError{err, resource}}
 		}
 	}
 	for name := range c.TokenParam {
 		if option, taken := ownParams[name]; taken && c.sets(name) {
-			return optionErrorf("token_param", "the form field %s is set by '%s': use that instead", name, option)
+			return valueErrorf("token_param", name, "the form field %s is set by '%s': use that instead", name, option)
 		}
 	}
 	for name := range c.TokenHeader {
 		switch {
 		case !httpguts.ValidHeaderFieldName(name):
-			return optionErrorf("token_header", "%q is not a header field name", name)
+			return valueErrorf("token_header", name, "%q is not a header field name", name)
 		case name == "Authorization" && c.authMethod().usesAuthorization():
-			return optionErrorf("token_header", "the Authorization field carries the client's credentials: write 'client_auth client_secret_post' or 'client_auth none' to use it otherwise")
+			return valueErrorf("token_header", name, "the Authorization field carries the client's credentials: write 'client_auth client_secret_post' or 'client_auth none' to use it otherwise")
 		case slices.Contains(ownHeaders, name):
-			return optionErrorf("token_header", "the %s field is set by the request itself", name)
+			return valueErrorf("token_header", name, "the %s field is set by the request itself", name)
 		}
 	}
 	return nil
@@ -333,7 +346,7 @@ func (c *Client) checkInject() error {
 			return optionErrorf("inject", "the query parameter has no name: write 'inject query access_token'")
 		}
 		if in.Scheme != "" {
-			return optionErrorf("inject", "a query parameter takes no scheme")
+			return optionErrorf("inject", "a query parameter takes no scheme: write 'inject query %s'", in.Name)
 		}
 	case "", injectHeader:
 		name := textproto.CanonicalMIMEHeaderKey(in.Name)
@@ -346,7 +359,7 @@ func (c *Client) checkInject() error {
 			return optionErrorf("inject", "%q is not an authentication scheme", in.Scheme)
 		}
 	default:
-		return optionErrorf("inject", "must be 'header' or 'query', not %q", in.In)
+		return optionErrorf("inject", "must be 'header' or 'query', not %q: write 'inject %s'", in.In, injectUsage)
 	}
 	return nil
 }

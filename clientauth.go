@@ -130,7 +130,7 @@ func (c *Client) checkClientAuth() error {
 	method := c.authMethod()
 	rules, known := authOptions[method]
 	if !known {
-		return optionErrorf("client_auth", "unknown method %q: use one of %s", method, listMethods())
+		return &optionError{"client_auth", unknownMethod(string(method))}
 	}
 	a := c.clientAuth()
 	switch {
@@ -163,12 +163,12 @@ func (c *Client) checkClientAuth() error {
 	return nil
 }
 
-func listMethods() string {
+func unknownMethod(name string) error {
 	names := make([]string, len(authMethods))
 	for i, m := range authMethods {
 		names[i] = string(m)
 	}
-	return strings.Join(names, ", ")
+	return fmt.Errorf("unknown method %q: use one of %s", name, strings.Join(names, ", "))
 }
 
 // prove returns what proves the client in one token request. audience is who
