@@ -39,8 +39,12 @@ func TestRefusedCaddyfilesOfProofsAndGrants(t *testing.T) {
 		// The authorization server.
 		{"neither issuer nor endpoint", strings.Replace(blockWith(""), "\t\ttoken_endpoint https://auth.example/token\n", "", 1), "token_endpoint: is missing: write the URL that tokens are requested from, or the 'issuer' whose metadata tells it, at Caddyfile:2"},
 		{"an issuer with plain http", blockWith("issuer http://auth.example"), "issuer: must use https, as credentials go there: write https://, or 'allow_http' if the network in between is trusted" + line6},
-		{"an issuer that is no URL", blockWith("issuer auth.example"), "issuer: must be an absolute URL, such as https://auth.example.com/oauth/token" + line6},
-		{"an issuer with a fragment", blockWith("issuer https://auth.example/#a"), "issuer: must not have a fragment (RFC 6749 section 3.2)" + line6},
+		{"an issuer that is no URL", blockWith("issuer auth.example"), "issuer: must be an absolute URL, such as https://auth.example.com" + line6},
+		{"an issuer with a fragment", blockWith("issuer https://auth.example/#a"), "issuer: must have neither a query nor a fragment (RFC 8414 section 2)" + line6},
+		{"an issuer with a query", blockWith("issuer https://auth.example/?a=b"), "issuer: must have neither a query nor a fragment (RFC 8414 section 2)" + line6},
+		{"the metadata of an issuer", blockWith("issuer https://auth.example/.well-known/openid-configuration"), "issuer: must be the issuer itself, such as https://auth.example.com, and not the address of its metadata" + line6},
+		{"an issuer with credentials", blockWith("issuer https://a:b@auth.example"), "issuer: must not hold credentials: use 'client_id' and 'client_secret'" + line6},
+		{"an issuer with another scheme", blockWith("issuer ftp://auth.example"), `issuer: must be an https URL, not one of "ftp"` + line6},
 		{"two issuers", blockWith("issuer https://a.example\nissuer https://b.example"), "issuer is given twice, first at Caddyfile:6: remove one" + line7},
 
 		// How the client proves itself.

@@ -335,6 +335,11 @@ func TestRefusedByValidate(t *testing.T) {
 			`client "partner": token_endpoint: must use https, as credentials go there: write https://, or 'allow_http' if the network in between is trusted`,
 		},
 		{
+			"an issuer that comes from the environment",
+			blockWith("issuer {env.ISSUER}"),
+			`client "partner": issuer: must have neither a query nor a fragment (RFC 8414 section 2)`,
+		},
+		{
 			"an endpoint that comes from the request",
 			strings.Replace(blockWith(""), "auth.example", "{http.request.host}", 1),
 			`client "partner": token_endpoint: it holds a placeholder that differs from request to request, which is allowed in account, actor_token, assertion, audience, claim, resource, scope, subject, subject_token, token_param only: use {env.*} or {file.*}`,
@@ -369,6 +374,7 @@ func TestRefusedByValidate(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			t.Setenv("PARTNER_SECRET", "secret")
 			t.Setenv("HTTP_ENDPOINT", "http://auth.example/token")
+			t.Setenv("ISSUER", "https://auth.example/?a=b")
 			err := validateCaddyfile(test.caddyfile)
 			if err == nil {
 				t.Fatal("it validates")

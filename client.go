@@ -3,6 +3,7 @@ package upstreamoauth2
 import (
 	"cmp"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"net/http"
@@ -232,18 +233,35 @@ func (c *Client) check() error {
 // checkEndpoints checks the URLs that are written out; those with placeholders
 // are checked once they are resolved.
 func (c *Client) checkEndpoints() error {
-	for _, o := range []struct{ option, url string }{{"token_endpoint", c.TokenEndpoint}, {"issuer", c.Issuer}} {
+	for _, o := range []struct {
+		option, url string
+		check       func(rawURL string, allowHTTP bool) error
+	}{
+		{"token_endpoint", c.TokenEndpoint, tokenendpoint.CheckEndpoint},
+		{"issuer", c.Issuer, checkIssuer},
+	} {
 		if o.url == "" || strings.Contains(o.url, "{") {
 			continue
 		}
-		if err := tokenendpoint.CheckEndpoint(o.url, c.AllowHTTP); err != nil {
+		if err := o.check(o.url, c.AllowHTTP); err != nil {
 			return &optionError{o.option, err}
 		}
 	}
-	if strings.Contains(c.Issuer, "?") {
-		return optionErrorf("issuer", "must not have a query (RFC 8414 section 2)")
-	}
 	return nil
+}
+
+// checkIssuer is CheckEndpoint for issuers (RFC 8414 section 2).
+func checkIssuer(issuer string, allowHTTP bool) error {
+	u, err := url.Parse(issuer)
+	switch {
+	case err != nil || u.Hostname() == "":
+		return errors.New("must be an absolute URL, such as https://auth.example.com")
+	case strings.ContainsAny(issuer, "?#"):
+		return errors.New("must have neither a query nor a fragment (RFC 8414 section 2)")
+	case strings.Contains(u.Path, "/.well-known/"):
+		return errors.New("must be the issuer itself, such as https://auth.example.com, and not the address of its metadata")
+	}
+	return tokenendpoint.CheckEndpoint(issuer, allowHTTP)
 }
 
 func (c *Client) checkAccount() error {
@@ -417,7 +435,7 @@ func (c *Client) resolve(e *expander) (*settings, error) {
 		e.fail("token_endpoint", tokenendpoint.CheckEndpoint(s.endpoint, c.AllowHTTP))
 	}
 	if s.issuer != "" {
-		e.fail("issuer", tokenendpoint.CheckEndpoint(s.issuer, c.AllowHTTP))
+		e.fail("issuer", checkIssuer(s.issuer, c.AllowHTTP))
 	}
 	for _, resource := range s.form["resource"] {
 		if !fromRequest(resource) {
