@@ -284,7 +284,7 @@ func grantOption(d *caddyfile.Dispenser, c *Client) option {
 		set: func(args []string) error {
 			c.Grant = g
 			g.Type = args[0]
-			return nil
+			return checkGrantType(g.Type)
 		},
 		block: func() error {
 			names := grantOptions[g.Type]

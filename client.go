@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/textproto"
 	"net/url"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -497,6 +498,17 @@ func (c *Client) literalCredentials() []string {
 		}
 	}
 	return options
+}
+
+// givenFields returns the JSON names of a block's fields that are set.
+func givenFields(block any) []string {
+	var names []string
+	for field, value := range reflect.ValueOf(block).Fields() {
+		if name, _, _ := strings.Cut(field.Tag.Get("json"), ","); !value.IsZero() {
+			names = append(names, name)
+		}
+	}
+	return names
 }
 
 func sortedKeys[K cmp.Ordered, V any](m map[K]V) []K {

@@ -133,31 +133,22 @@ func (c *Client) checkClientAuth() error {
 		return &optionError{"client_auth", unknownMethod(string(method))}
 	}
 	a := c.clientAuth()
+	given := givenFields(a)
 	switch {
 	case rules.secret && c.ClientSecret == "":
 		return optionErrorf("client_secret", "is missing: write client_secret {env.NAME} or {file./absolute/path}, or another 'client_auth', such as 'none' for a public client")
 	case !rules.secret && c.ClientSecret != "":
 		return optionErrorf("client_secret", "is never sent with 'client_auth %s': remove one of the two", method)
+	case method == assertionFile && a.File == "":
+		return optionErrorf("client_auth", "assertion_file needs a file: write 'client_auth assertion_file <file>'")
+	case rules.needs != "" && !slices.Contains(given, rules.needs):
+		return optionErrorf("client_auth", "%s needs %q: write '%[2]s <file>' in its block", method, rules.needs)
 	case a.Lifetime < 0:
 		return optionErrorf("client_auth", "lifetime must be longer than zero")
 	}
-	for _, o := range []struct {
-		name  string
-		given bool
-	}{
-		{"key", a.Key != ""},
-		{"key_id", a.KeyID != ""},
-		{"certificate", a.Certificate != ""},
-		{"algorithm", a.Algorithm != ""},
-		{"audience", a.Audience != ""},
-		{"lifetime", a.Lifetime != 0},
-		{"file", a.File != ""},
-	} {
-		switch {
-		case rules.needs == o.name && !o.given:
-			return optionErrorf("client_auth", "%s needs %q: write '%[2]s <file>' in its block", method, o.name)
-		case o.given && rules.needs != o.name && !slices.Contains(rules.block, o.name):
-			return optionErrorf("client_auth", "%s does not take %q", method, o.name)
+	for _, name := range given {
+		if name != "method" && name != rules.needs && !slices.Contains(rules.block, name) {
+			return optionErrorf("client_auth", "%s does not take %q: remove it, or name another method", method, name)
 		}
 	}
 	return nil

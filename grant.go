@@ -151,34 +151,32 @@ func (g Grant) grantType() string {
 	return g.Type
 }
 
-func (c *Client) checkGrant() error {
-	g := Grant{}
-	if c.Grant != nil {
-		g = *c.Grant
+// checkGrantType refuses what no server takes, such as another spelling of a grant
+// that is known here.
+func checkGrantType(name string) error {
+	known := strings.ReplaceAll(strings.ToLower(name), "-", "_")
+	if known != name && slices.Contains([]string{clientCredentials, refreshToken, jwtBearer, tokenExchange}, known) {
+		return fmt.Errorf("unknown grant %q: write 'grant %s'", name, known)
 	}
-	for _, o := range []struct {
-		name  string
-		given bool
-	}{
-		{"refresh_token", g.RefreshToken != ""},
-		{"assertion", g.Assertion != ""},
-		{"service_account", g.ServiceAccount != ""},
-		{"key", g.Key != ""},
-		{"key_id", g.KeyID != ""},
-		{"algorithm", g.Algorithm != ""},
-		{"issuer", g.Issuer != ""},
-		{"subject", g.Subject != ""},
-		{"audience", g.Audience != ""},
-		{"claim", len(g.Claim) > 0},
-		{"lifetime", g.Lifetime != 0},
-		{"subject_token", g.SubjectToken != ""},
-		{"subject_token_type", g.SubjectTokenType != ""},
-		{"actor_token", g.ActorToken != ""},
-		{"actor_token_type", g.ActorTokenType != ""},
-		{"requested_token_type", g.RequestedTokenType != ""},
-	} {
-		if o.given && !slices.Contains(grantOptions[g.Type], o.name) {
-			return optionErrorf("grant", "%s is no option of the grant %q: write further form fields as 'token_param <name> <value>'", o.name, g.Type)
+	if strings.ContainsFunc(name, notInURI) {
+		return fmt.Errorf("%q is not a grant type: write its name, or its URI (RFC 6749 appendix A.10)", name)
+	}
+	return nil
+}
+
+// notInURI reports whether a character has no place in a URI (RFC 3986 appendix A).
+func notInURI(r rune) bool {
+	return r <= ' ' || r > '~' || strings.ContainsRune("\"<>\\^`{|}", r)
+}
+
+func (c *Client) checkGrant() error {
+	g := c.grant()
+	if err := checkGrantType(g.Type); err != nil {
+		return &optionError{"grant", err}
+	}
+	for _, name := range givenFields(g) {
+		if name != "type" && !slices.Contains(grantOptions[g.Type], name) {
+			return optionErrorf("grant", "%s does not take %q: remove it, or name another grant", g.Type, name)
 		}
 	}
 	for _, o := range []struct {
@@ -202,21 +200,29 @@ func (c *Client) checkGrant() error {
 	return nil
 }
 
+// ownClaims are the claims that options of their own set.
+var ownClaims = map[string]string{"iss": "issuer", "sub": "subject", "aud": "audience", "exp": "lifetime"}
+
 func (g Grant) checkJWTBearer() error {
 	signed := g.ServiceAccount != "" || g.Key != ""
 	switch {
 	case !signed && g.Assertion == "":
 		return optionErrorf("grant", "jwt_bearer needs 'assertion', or 'key' or 'service_account' to sign one with")
-	case g.Assertion != "" && (signed || g.KeyID != "" || g.Algorithm != "" || g.Issuer != "" || g.Subject != "" || g.Audience != "" || len(g.Claim) > 0 || g.Lifetime != 0):
+	case g.Assertion != "" && len(givenFields(g)) > 2: // more than the type and it
 		return optionErrorf("grant", "an assertion is either ready-made or signed here: remove 'assertion', or what it would be signed with")
 	case g.ServiceAccount != "" && (g.Key != "" || g.KeyID != "" || g.Algorithm != ""):
 		return optionErrorf("grant", "a service_account brings its own key: remove 'key', 'key_id' and 'algorithm'")
 	case g.Lifetime < 0:
 		return optionErrorf("grant", "lifetime must be longer than zero")
 	}
-	for name := range g.Claim {
-		if slices.Contains([]string{"iss", "sub", "aud", "exp", "iat", "nbf", "jti"}, name) {
-			return optionErrorf("grant", "the claim %s has an option of its own: issuer, subject, audience or lifetime", name)
+	for _, name := range sortedKeys(g.Claim) {
+		switch option, taken := ownClaims[name]; {
+		case name == "":
+			return optionErrorf("grant", "a claim has no name: write 'claim <name> <value>'")
+		case taken:
+			return optionErrorf("grant", "the claim %s is set by '%s': use that instead", name, option)
+		case slices.Contains([]string{"iat", "nbf", "jti"}, name):
+			return optionErrorf("grant", "the claim %s is set anew in each assertion: remove it", name)
 		}
 	}
 	return nil
