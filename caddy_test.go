@@ -290,13 +290,13 @@ func TestStoppedCaddyLeavesNothingBehind(t *testing.T) {
 
 	halfGood := strings.NewReplacer(
 		"partner-secret\n", "other-secret\n",
-		"reverse_proxy", "upstream_oauth2 not-defined\n\treverse_proxy",
+		"reverse_proxy", refusedClient+"\treverse_proxy",
 	).Replace(partnerSite)
 	config, _, err := adaptCaddyfile(inSurroundings(halfGood))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := caddy.Load(config, true); err == nil || !strings.Contains(err.Error(), `there is no client "not-defined"`) {
+	if err := caddy.Load(config, true); err == nil || !strings.Contains(err.Error(), `client "refused": client_secret: `) {
 		t.Fatalf("the refused config loads: %v", err)
 	}
 	if n := openCaches(); n != before {

@@ -1,6 +1,7 @@
 package upstreamoauth2
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -31,9 +32,30 @@ func init() {
 }
 
 func parseDirective(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
+	start := here(h.Dispenser)
+	start.Next() // the directive
 	handler := new(Handler)
 	err := handler.UnmarshalCaddyfile(h.Dispenser)
+
+	app := globalApp(h)
+	global, defined := app.Clients[handler.Name]
+	refers := sameConfig(handler.Client, Client{})
+	switch {
+	case err == nil && refers && !defined:
+		return nil, start.WrapErr(app.noClient(handler.Name))
+	case !refers && defined && !sameConfig(handler.Client, *global):
+		return nil, start.Errf("client %q is defined under the global option, and not like here: refer to it without a block, or give this one another name", handler.Name)
+	}
 	return handler, err
+}
+
+// globalApp returns what the global option defines.
+func globalApp(h httpcaddyfile.Helper) *App {
+	app := new(App)
+	if global, ok := h.Option(directive).(httpcaddyfile.App); ok {
+		_ = json.Unmarshal(global.Value, app) // we wrote it ourselves
+	}
+	return app
 }
 
 // UnmarshalCaddyfile sets up the handler from Caddyfile tokens. Syntax:
@@ -174,6 +196,9 @@ func clientOption(d *caddyfile.Dispenser, clients map[string]*Client) option {
 		usage: "<name> { ... }", min: 1, max: 1, repeats: true,
 		set: func(args []string) error {
 			name := args[0]
+			if name == "*" || strings.HasPrefix(name, "/") || strings.HasPrefix(name, "@") {
+				return fmt.Errorf("%q is a matcher where the client is used: write a name that begins with a letter", name)
+			}
 			if _, ok := clients[name]; ok {
 				return fmt.Errorf("%q is defined twice: remove one, or give it another name", name)
 			}

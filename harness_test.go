@@ -72,6 +72,14 @@ http://{$SITE} {
 	reverse_proxy {$API}
 }`
 
+// refusedClient is a directive that adapts and does not load.
+const refusedClient = `upstream_oauth2 refused {
+		token_endpoint {$TOKEN_ENDPOINT}
+		client_id      refused-id
+		client_secret  {env.NOT_SET}
+	}
+`
+
 // partnerSiteWith is partnerSite with further lines in the directive's block.
 func partnerSiteWith(lines string) string {
 	return strings.Replace(partnerSite, "partner-secret\n", "partner-secret\n"+lines+"\n", 1)

@@ -106,14 +106,21 @@ func sameConfig(a, b Client) bool {
 // handlers carry are not looked at: which of them are there already depends on
 // the order in which handlers are set up.
 func (a *App) refer(name string) (*liveClient, error) {
+	if name == "" {
+		return nil, errors.New("the handler neither refers to a client nor has the settings of one: write the name of one as its 'client', or the settings")
+	}
 	if _, ok := a.Clients[name]; ok {
 		return a.named[name], nil
 	}
-	known := "none is defined there"
+	return nil, a.noClient(name)
+}
+
+func (a *App) noClient(name string) error {
+	known := "none"
 	if len(a.Clients) > 0 {
-		known = "defined: " + strings.Join(slices.Sorted(maps.Keys(a.Clients)), ", ")
+		known = strings.Join(slices.Sorted(maps.Keys(a.Clients)), ", ")
 	}
-	return nil, fmt.Errorf("there is no client %q (%s): define it with 'client %s { ... }' under the global option upstream_oauth2, or give the directive a block", name, known, name)
+	return fmt.Errorf("there is no client %q under the global option upstream_oauth2, which defines %s: write 'client %s { ... }' there, or give the directive a block", name, known, name)
 }
 
 // Start implements caddy.App. The work begins when every app has started.

@@ -195,12 +195,12 @@ func TestRefusedConfigMakesNoTokenRequests(t *testing.T) {
 	proxy.want(http.StatusOK)
 
 	t.Setenv("LOG_FILE", proxy.logFile+".refused")
-	halfGood := strings.Replace(partnerSite, "reverse_proxy", "upstream_oauth2 not-defined\n\treverse_proxy", 1)
+	halfGood := strings.Replace(partnerSite, "reverse_proxy", refusedClient+"\treverse_proxy", 1)
 	config, _, err := adaptCaddyfile(inSurroundings(halfGood))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := caddy.Load(config, true); err == nil || !strings.Contains(err.Error(), "not-defined") {
+	if err := caddy.Load(config, true); err == nil || !strings.Contains(err.Error(), `client "refused": client_secret: `) {
 		t.Fatalf("the error is %v", err)
 	}
 
