@@ -493,7 +493,7 @@ func (c *Client) literalCredentials() []string {
 		{"subject_token", g.SubjectToken},
 		{"actor_token", g.ActorToken},
 	} {
-		if o.value.isLiteral() && !fromRequest(string(o.value)) {
+		if o.value.isLiteral() && !(mayComeFromRequest[o.name] && fromRequest(string(o.value))) {
 			options = append(options, o.name)
 		}
 	}

@@ -301,3 +301,39 @@ http://{$SITE} {
 		})
 	}
 }
+
+// TestLiteralSecretsAreWarnedOf: the admin API and its autosave show them. What
+// looks like a placeholder, and is none that a secret may hold, is literal, too.
+func TestLiteralSecretsAreWarnedOf(t *testing.T) {
+	for _, test := range []struct {
+		name, lines string
+		options     []string // those the warning names
+	}{
+		{"a word", "client_secret partner-secret", []string{"client_secret"}},
+		{"a variable of the shell", "client_secret ${PARTNER_SECRET}", []string{"client_secret"}},
+		{"a word with braces", "client_secret partner{secret}", []string{"client_secret"}},
+		{"another credential", "client_secret {env.PARTNER_SECRET}\ngrant jwt_bearer {\nassertion partner-assertion\n}", []string{"assertion"}},
+		{"a placeholder", "client_secret {env.PARTNER_SECRET}", nil},
+		{"a placeholder of the request", "client_secret {env.PARTNER_SECRET}\ngrant jwt_bearer {\nassertion {http.request.header.X-Assertion}\n}", nil},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Setenv("PARTNER_SECRET", "partner-secret")
+			proxy := runCaddy(t, `
+http://{$SITE} {
+	upstream_oauth2 partner {
+		token_endpoint https://auth.example/token
+		client_id      partner-id
+		account        {http.request.header.X-Account}
+		`+test.lines+`
+	}
+}`)
+			var named []any
+			if lines := proxy.logged("a credential stands in the config, where the admin API and its autosave show it: write {env.NAME} or {file./absolute/path} instead"); lines != nil {
+				named, _ = lines[0]["options"].([]any)
+			}
+			if fmt.Sprint(named) != fmt.Sprint(test.options) {
+				t.Errorf("the warning names %v, want %v", named, test.options)
+			}
+		})
+	}
+}
