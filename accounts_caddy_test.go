@@ -154,7 +154,7 @@ func TestPlaceholdersOfRequestsStayOutOfOurOwnAffairs(t *testing.T) {
 		{"the client secret", "client_secret " + x + "\n" + endpoint + id, "client_secret"},
 		{"by its short name", "client_secret {header.X-A}\n" + endpoint + id, "client_secret"},
 		{"a header field of the token request", endpoint + id + secret + "token_header X-B " + x, "token_header"},
-		{"the refresh token", endpoint + id + secret + "grant refresh_token {\nrefresh_token " + x + "\n}", "refresh_token"},
+		{"the refresh token", endpoint + id + secret + "grant refresh_token {\nrefresh_token " + x + "\n}", "grant"},
 		{"the key", endpoint + id + "client_auth private_key_jwt {\nkey " + x + "\n}", "client_auth"},
 		{"the key's id", endpoint + id + "client_auth private_key_jwt {\nkey {$KEY_FILE}\nkey_id " + x + "\n}", "client_auth"},
 		{"the key's certificate", endpoint + id + "client_auth private_key_jwt {\nkey {$KEY_FILE}\ncertificate " + x + "\n}", "client_auth"},
@@ -173,7 +173,9 @@ func TestPlaceholdersOfRequestsStayOutOfOurOwnAffairs(t *testing.T) {
 			if err == nil {
 				t.Fatal("it validates")
 			}
-			if want := `client "partner": ` + test.option + ": " + wayOut; !strings.HasSuffix(err.Error(), want) {
+			ahead, _, _ := strings.Cut(test.lines, test.option+" ")
+			want := fmt.Sprintf(": %s: %s, at Caddyfile:%d", test.option, wayOut, 3+strings.Count(ahead, "\n"))
+			if !strings.HasSuffix(err.Error(), want) {
 				t.Errorf("the error is\n%v, want\n%s", err, want)
 			}
 		})

@@ -79,6 +79,7 @@ func TestRefusedCaddyfilesOfProofsAndGrants(t *testing.T) {
 		// Grants on behalf of someone.
 		{"nothing to ask with", blockWith("grant jwt_bearer"), "grant: jwt_bearer needs 'assertion', or 'key' or 'service_account' to sign one with" + line6},
 		{"an assertion that is ready-made and signed", blockWith("grant jwt_bearer {\nassertion {env.A}\nkey /key.pem\n}"), "grant: an assertion is either ready-made or signed here: remove 'assertion', or what it would be signed with" + line6},
+		{"an assertion from a file without a slash", blockWith("grant jwt_bearer {\nassertion {file.assertion}\n}"), "grant: assertion: a {file.*} placeholder without a slash is short for a part of the request path: write an absolute path, such as {file./run/secrets/partner}" + line6},
 		{"two keys for an assertion", blockWith("grant jwt_bearer {\nservice_account /google.json\nkey /key.pem\n}"), "grant: a service_account brings its own key: remove 'key', 'key_id' and 'algorithm'" + line6},
 		{"a claim with an option of its own", blockWith("grant jwt_bearer {\nkey /key.pem\nclaim sub alice\n}"), "grant: the claim sub is set by 'subject': use that instead" + line6},
 		{"a claim that each assertion has", blockWith("grant jwt_bearer {\nkey /key.pem\nclaim jti 1\n}"), "grant: the claim jti is set anew in each assertion: remove it" + line6},

@@ -136,6 +136,8 @@ func TestRefusedCaddyfiles(t *testing.T) {
 		duration  = "is not a duration longer than zero: write one such as 30s, 5m or 1h, at Caddyfile:6"
 		injectUse = "write 'inject header [<name> [<scheme>]] | query <name>'"
 		replayUse = "write 'replay off | { status <code>... body_limit <size> }', at Caddyfile:6"
+		scopeText = "write them one by one, in ASCII, without quotes and backslashes (RFC 6749 section 3.3), at Caddyfile:6"
+		fileText  = "a {file.*} placeholder without a slash is short for a part of the request path: write an absolute path, such as {file./run/secrets/partner}"
 		aheadText = "must be a percentage of the token's life, such as 20%, or a duration, such as 5m, at Caddyfile:6"
 	)
 	tests := []struct {
@@ -186,6 +188,12 @@ func TestRefusedCaddyfiles(t *testing.T) {
 		{"no secret", "http://localhost {\n\tupstream_oauth2 {\n\t\ttoken_endpoint https://auth.example\n\t\tclient_id a\n\t}\n}\n", `client_secret: is missing: write client_secret {env.NAME} or {file./absolute/path}, or another 'client_auth', such as 'none' for a public client, at Caddyfile:2`},
 		{"a secret beside none", blockWith("client_auth none"), `client_secret: is never sent with 'client_auth none': remove one of the two, at Caddyfile:5`},
 		{"an unknown method", blockWith("client_auth basic"), `client_auth: unknown method "basic": use one of client_secret_basic, client_secret_basic_raw, client_secret_post, client_secret_jwt, private_key_jwt, tls_client_auth, assertion_file, none, at Caddyfile:6`},
+
+		// Placeholders.
+		{"an endpoint that comes from the request", strings.Replace(blockWith(""), "auth.example", "{http.request.host}", 1), `token_endpoint: it holds a placeholder that differs from request to request, which is allowed in account, actor_token, assertion, audience, claim, resource, scope, subject, subject_token, token_param only: use {env.*} or {file.*}, at Caddyfile:3`},
+		{"a secret file without a slash", strings.Replace(blockWith(""), "{env.PARTNER_SECRET}", "{file.secret}", 1), `client_secret: ` + fileText + `, at Caddyfile:5`},
+		{"a form field from a file without a slash", blockWith("token_param a 1\ntoken_param otp {file.otp}"), `token_param: ` + fileText + `, at Caddyfile:7`},
+		{"an account from a file without a slash", blockWith("account {file.user}"), `account: ` + fileText + `, at Caddyfile:6`},
 
 		// The token request.
 		{"a form field with a line of its own", blockWith("token_param client_secret x"), `token_param: the form field client_secret is set by 'client_secret': use that instead, at Caddyfile:6`},

@@ -209,7 +209,7 @@ func (c *Client) check() error {
 	if c.ClientID == "" && (c.grant().Type != jwtBearer || c.authMethod() != noClientAuth) {
 		return optionErrorf("client_id", "is missing: write the client's identifier at the authorization server")
 	}
-	for _, check := range []func() error{c.checkEndpoints, c.checkClientAuth, c.checkGrant, c.checkTokenRequest, c.checkAccount, c.checkInject, c.checkDPoP, c.checkReplay} {
+	for _, check := range []func() error{c.checkPlaceholders, c.checkEndpoints, c.checkClientAuth, c.checkGrant, c.checkTokenRequest, c.checkAccount, c.checkInject, c.checkDPoP, c.checkReplay} {
 		if err := check(); err != nil {
 			return err
 		}
@@ -227,6 +227,46 @@ func (c *Client) check() error {
 	case "", onErrorReject, onErrorPass:
 	default:
 		return optionErrorf("on_error", "must be 'reject' or 'pass', not %q", c.OnError)
+	}
+	return nil
+}
+
+// checkPlaceholders finds those that never have a value where they stand.
+func (c *Client) checkPlaceholders() error {
+	a, g, d := c.clientAuth(), c.grant(), DPoP{}
+	if c.DPoP != nil {
+		d = *c.DPoP
+	}
+	ours := map[string][]string{ // never a request's
+		"issuer":         {c.Issuer},
+		"token_endpoint": {c.TokenEndpoint},
+		"client_id":      {c.ClientID},
+		"client_secret":  {string(c.ClientSecret)},
+		"client_auth":    {string(a.Key), a.KeyID, a.Certificate, a.Audience, a.File},
+		"grant":          {string(g.RefreshToken), string(g.ServiceAccount), string(g.Key), g.KeyID, g.Issuer, g.Audience},
+		"dpop":           {string(d.Key)},
+		"upstream_base":  {c.UpstreamBase},
+	}
+	for _, name := range sortedKeys(c.TokenHeader) {
+		ours["token_header"] = append(ours["token_header"], string(c.TokenHeader[name]))
+	}
+	for _, option := range sortedKeys(ours) {
+		for _, text := range ours[option] {
+			if err := checkGlobal(text); err != nil {
+				return &optionError{option, &valueError{err, text}}
+			}
+		}
+	}
+	for _, in := range c.requestInputs() {
+		err := checkFiles(in.text)
+		if err == nil {
+			continue
+		}
+		switch in.option {
+		case "subject_token", "actor_token", "assertion", "subject", "claim": // in the grant's block
+			return optionErrorf("grant", "%s: %w", in.option, err)
+		}
+		return &optionError{in.option, &valueError{err, in.text}}
 	}
 	return nil
 }

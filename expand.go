@@ -141,11 +141,8 @@ func expand(repl *caddy.Replacer, text string) (string, error) {
 	if !strings.Contains(text, "{") {
 		return text, nil
 	}
-	if strings.Contains(text, "{http.request.uri.path.file.") {
-		return "", errors.New("a {file.*} placeholder without a slash is short for a part of the request path: write an absolute path, such as {file./run/secrets/partner}")
-	}
-	if strings.Contains(text, "{http.") {
-		return "", errors.New("it holds a placeholder that differs from request to request, which is allowed in " + listRequestOptions() + " only: use {env.*} or {file.*}")
+	if err := checkGlobal(text); err != nil {
+		return "", err
 	}
 	for _, match := range filePlaceholder.FindAllStringSubmatch(text, -1) {
 		f, err := os.Open(match[1])
@@ -164,6 +161,31 @@ func expand(repl *caddy.Replacer, text string) (string, error) {
 		return "", emptyPlaceholder(text)
 	}
 	return value, nil
+}
+
+// checkGlobal refuses placeholders that only a request has a value for.
+func checkGlobal(text string) error {
+	if err := checkFiles(text); err != nil {
+		return err
+	}
+	if strings.Contains(text, "{http.") {
+		return errors.New("it holds a placeholder that differs from request to request, which is allowed in " + listRequestOptions() + " only: use {env.*} or {file.*}")
+	}
+	return nil
+}
+
+// partOfPath finds what the Caddyfile makes of {file.*} without a slash.
+var partOfPath = regexp.MustCompile(`\{http\.request\.uri\.path\.file\.([^{}]+)\}`)
+
+// checkFiles refuses placeholders that were meant for a file. The request path
+// has a file.base and a file.ext, and nothing else by that name.
+func checkFiles(text string) error {
+	for _, match := range partOfPath.FindAllStringSubmatch(text, -1) {
+		if match[1] != "base" && match[1] != "ext" {
+			return errors.New("a {file.*} placeholder without a slash is short for a part of the request path: write an absolute path, such as {file./run/secrets/partner}")
+		}
+	}
+	return nil
 }
 
 func listRequestOptions() string {
