@@ -29,7 +29,7 @@ func TestRefusedCaddyfilesOfProofsAndGrants(t *testing.T) {
 		methods  = "use one of client_secret_basic, client_secret_basic_raw, client_secret_post, client_secret_jwt, private_key_jwt, tls_client_auth, assertion_file, none"
 		fields   = "write further form fields as 'token_param <name> <value>'"
 		duration = "is not a duration longer than zero: write one such as 30s, 5m or 1h"
-		baseText = "must be an absolute URL without a query, such as https://api.example.com"
+		baseText = "must be an absolute URL without credentials, query and fragment, such as https://api.example.com"
 	)
 	tests := []struct {
 		name      string
@@ -112,8 +112,10 @@ func TestRefusedCaddyfilesOfProofsAndGrants(t *testing.T) {
 		{"the API's URL without dpop", blockWith("upstream_base https://api.example"), "upstream_base: goes with 'dpop' only: write both or none" + line6},
 		{"an API without a scheme", blockWith("dpop\nupstream_base api.example"), "upstream_base: " + baseText + line7},
 		{"an API with a query", blockWith("dpop\nupstream_base https://api.example/?v=1"), "upstream_base: " + baseText + line7},
+		{"an API with credentials", blockWith("dpop\nupstream_base https://a:b@api.example"), "upstream_base: " + baseText + line7},
 		{"an API with another scheme", blockWith("dpop\nupstream_base h2c://api.example"), "upstream_base: " + baseText + line7},
 		{"bound tokens in another field", blockWith("inject header X-Api-Key\ndpop\nupstream_base https://api.example"), "inject: tokens bound by 'dpop' go into the Authorization field (RFC 9449 section 7.1): remove 'inject'" + line6},
+		{"a proof by hand", blockWith("token_header dpop x\ndpop\nupstream_base https://api.example"), "token_header: the DPoP field is set by 'dpop': remove one of the two" + line6},
 		{"two keys of proofs", blockWith("dpop /a.pem /b.pem"), "dpop has too many values: write 'dpop [<key file>]'" + line6},
 		{"the key of proofs in a block", blockWith("dpop {\nkey /a.pem\n}"), "dpop takes no block: write 'dpop [<key file>]'" + line6},
 	}

@@ -148,6 +148,7 @@ func TestRefusedCaddyfiles(t *testing.T) {
 		// Lines that are not there.
 		{"a line of another plugin", blockWith("token_url https://auth.example"), `upstream_oauth2 has no option "token_url": write 'token_endpoint <url>', at Caddyfile:6`},
 		{"the plural", blockWith("scopes a b"), `upstream_oauth2 has no option "scopes": write 'scope <scope>...', at Caddyfile:6`},
+		{"a line with a dash and a capital", blockWith("Client-Auth none"), `upstream_oauth2 has no option "Client-Auth": write 'client_auth <method> [{ ... }]', at Caddyfile:6`},
 		{"the name of the form field", blockWith("grant_type password"), `upstream_oauth2 has no option "grant_type": write 'grant <type> [{ ... }]', at Caddyfile:6`},
 		{"a line nobody knows", blockWith("colour blue"), `upstream_oauth2 has no option "colour": write one of ` + strings.Join(sortedKeys(clientOptions(nil, new(Client))), ", ") + `, at Caddyfile:6`},
 
@@ -167,7 +168,7 @@ func TestRefusedCaddyfiles(t *testing.T) {
 		{"a block in a block", blockWith("replay {\n status 401 {\n  a\n }\n}"), `status takes no block: write 'status <code>...', at Caddyfile:7`},
 		{"an empty scope", blockWith("scope \" \""), `scope has an empty value: write 'scope <scope>...', or remove the line, at Caddyfile:6`},
 		{"the middle one of three lines", blockWith("token_param a scopes\ntoken_param scope 2\ntoken_param c 3"), `token_param: the form field scope is set by 'scope': use that instead, at Caddyfile:7`},
-		{"the middle one of three header fields", blockWith("token_header X-A 1\ntoken_header content-type 2\ntoken_header X-C 3"), `token_header: the Content-Type field is set by the request itself, at Caddyfile:7`},
+		{"the middle one of three header fields", blockWith("token_header X-A 1\ntoken_header content-type 2\ntoken_header X-C 3"), `token_header: the Content-Type field is set by the request itself: remove it, at Caddyfile:7`},
 		{"the first one of two lines", blockWith("resource /a\nresource https://b.example"), `resource: "/a" must be an absolute URI without a fragment, such as https://api.example.com (RFC 8707 section 2), at Caddyfile:6`},
 		{"a header field given twice in two cases", blockWith("token_header X-A 1\ntoken_header x-a 2"), `token_header: x-a is given twice: remove one, at Caddyfile:7`},
 
@@ -176,8 +177,9 @@ func TestRefusedCaddyfiles(t *testing.T) {
 		{"a duration without a unit", blockWith("default_lifetime 3600"), `default_lifetime: "3600" ` + duration},
 		{"no duration at all", blockWith("timeout 0s"), `timeout: "0s" ` + duration},
 		{"a negative duration", blockWith("default_lifetime -1h"), `default_lifetime: "-1h" ` + duration},
-		{"too small a percentage", blockWith("refresh_ahead 0%"), `refresh_ahead: "0%" must be between 1% and 90%, at Caddyfile:6`},
-		{"too large a percentage", blockWith("refresh_ahead 91%"), `refresh_ahead: "91%" must be between 1% and 90%, at Caddyfile:6`},
+		{"too small a percentage", blockWith("refresh_ahead 0%"), `refresh_ahead: "0%" must be a whole number between 1% and 90%, such as 20%, at Caddyfile:6`},
+		{"too large a percentage", blockWith("refresh_ahead 91%"), `refresh_ahead: "91%" must be a whole number between 1% and 90%, such as 20%, at Caddyfile:6`},
+		{"a part of a percentage", blockWith("refresh_ahead 1.5%"), `refresh_ahead: "1.5%" must be a whole number between 1% and 90%, such as 20%, at Caddyfile:6`},
 		{"a percentage without its sign", blockWith("refresh_ahead 20"), `refresh_ahead: "20" ` + aheadText},
 		{"a negative refresh_ahead", blockWith("refresh_ahead -5m"), `refresh_ahead: "-5m" ` + aheadText},
 		{"refresh_ahead in words", blockWith("refresh_ahead half"), `refresh_ahead: "half" ` + aheadText},
@@ -199,11 +201,14 @@ func TestRefusedCaddyfiles(t *testing.T) {
 		{"a form field with a line of its own", blockWith("token_param client_secret x"), `token_param: the form field client_secret is set by 'client_secret': use that instead, at Caddyfile:6`},
 		{"the grant as a form field", blockWith("token_param grant_type x"), `token_param: the form field grant_type is set by 'grant': use that instead, at Caddyfile:6`},
 		{"the refresh token as a form field", blockWith("token_param refresh_token x"), `token_param: the form field refresh_token is set by 'grant refresh_token': use that instead, at Caddyfile:6`},
-		{"a header field name with a space", blockWith("token_header \"X A\" 1"), `token_header: "X A" is not a header field name, at Caddyfile:6`},
-		{"a header field the request sets", blockWith("token_header content-type text/plain"), `token_header: the Content-Type field is set by the request itself, at Caddyfile:6`},
+		{"a header field name with a space", blockWith("token_header \"X A\" 1"), `token_header: "X A" is not a header field name: write one such as X-Tenant, at Caddyfile:6`},
+		{"a header field the request sets", blockWith("token_header content-type text/plain"), `token_header: the Content-Type field is set by the request itself: remove it, at Caddyfile:6`},
 		{"Authorization beside the client's", blockWith("token_header Authorization x"), `token_header: the Authorization field carries the client's credentials: write 'client_auth client_secret_post' or 'client_auth none' to use it otherwise, at Caddyfile:6`},
-		{"a scope with a quote", blockWith("scope `a\"b`"), `scope: "a\"b" is not a scope: write them one by one, separated by spaces, without quotes (RFC 6749 section 3.3), at Caddyfile:6`},
+		{"a scope with a quote", blockWith("scope `a\"b`"), `scope: "a\"b" is not a scope: ` + scopeText},
+		{"a scope with a backslash", blockWith("scope a\\b"), `scope: "a\\b" is not a scope: ` + scopeText},
+		{"a scope that is not ASCII", blockWith("scope lesen schreiben ändern"), `scope: "ändern" is not a scope: ` + scopeText},
 		{"a resource that is no URI", blockWith("resource api.example"), `resource: "api.example" must be an absolute URI without a fragment, such as https://api.example.com (RFC 8707 section 2), at Caddyfile:6`},
+		{"a resource without a host", blockWith("resource https:api.example"), `resource: "https:api.example" must be an absolute URI without a fragment, such as https://api.example.com (RFC 8707 section 2), at Caddyfile:6`},
 		{"a resource with a fragment", blockWith("resource https://a.example https://b.example/#c"), `resource: "https://b.example/#c" must be an absolute URI without a fragment, such as https://api.example.com (RFC 8707 section 2), at Caddyfile:6`},
 		{"the refresh token is missing", blockWith("grant refresh_token"), `grant: the first refresh token is missing: write 'grant refresh_token { refresh_token {file./absolute/path} }', at Caddyfile:6`},
 		{"the refresh token on the grant's line", blockWith("grant refresh_token {file./x}"), `grant has too many values: write 'grant <type> [{ ... }]', at Caddyfile:6`},
@@ -225,8 +230,8 @@ func TestRefusedCaddyfiles(t *testing.T) {
 		{"a field that is dropped on the way", blockWith("inject header connection"), `inject: the Connection ` + hopByHop},
 		{"another one", blockWith("inject header Proxy-Authorization Bearer"), `inject: the Proxy-Authorization ` + hopByHop},
 		{"Host", blockWith("inject header Host"), `inject: the Host ` + hopByHop},
-		{"a field name with a space", blockWith("inject header \"X A\""), `inject: "X A" is not a header field name, at Caddyfile:6`},
-		{"a scheme that is none", blockWith("inject header Authorization \"a b\""), `inject: "a b" is not an authentication scheme, at Caddyfile:6`},
+		{"a field name with a space", blockWith("inject header \"X A\""), `inject: "X A" is not a header field name: write one such as X-Api-Key, at Caddyfile:6`},
+		{"a scheme that is none", blockWith("inject header Authorization \"a b\""), `inject: "a b" is not an authentication scheme: write one word, such as Bearer, at Caddyfile:6`},
 		{"replay without more", blockWith("replay"), "replay has neither 'off' nor a block: " + replayUse},
 		{"replay switched on", blockWith("replay on"), `replay: unexpected "on": ` + replayUse},
 		{"replay off with a block", blockWith("replay off {\n status 401\n}"), `replay off takes no block: remove 'off' or the block, at Caddyfile:6`},
@@ -409,6 +414,33 @@ func TestMistakesThatLookHarmless(t *testing.T) {
 			}
 			if !strings.Contains(err.Error(), test.names) || !strings.Contains(err.Error(), test.line) {
 				t.Errorf("the error is %q: it does not name %s and %s", err, test.names, test.line)
+			}
+		})
+	}
+}
+
+// TestWhatOnlyLooksLikeAMistake is accepted.
+func TestWhatOnlyLooksLikeAMistake(t *testing.T) {
+	for _, lines := range []string{
+		`scope "a b" c:d/e.f`,
+		"audience {$NOT_SET:api}",
+		"account {file.base}",
+		"account caller-{http.auth.user.id}",
+		"resource urn:example:api",
+		"grant account_credentials",
+		"grant urn:ietf:params:oauth:grant-type:token-exchange\ntoken_param subject_token {env.PARTNER_SECRET}",
+		"grant token_exchange {\n}",
+		"token_param json `{\"a\":{}}`",
+		"token_header dpop {env.PARTNER_SECRET}",
+		"refresh_ahead 90%",
+		"replay {\nbody_limit 0\n}",
+		"replay {\nstatus 401\nstatus 403\n}",
+		"inject query access_token\nkeep_existing",
+	} {
+		t.Run(lines, func(t *testing.T) {
+			t.Setenv("PARTNER_SECRET", "secret")
+			if err := validateCaddyfile(blockWith(lines)); err != nil {
+				t.Error(err)
 			}
 		})
 	}

@@ -322,9 +322,12 @@ func (c *Client) checkAccount() error {
 // checkTokenRequest checks what goes into the form and header of the request.
 func (c *Client) checkTokenRequest() error {
 	for _, scope := range c.Scope {
-		if scope == "" || strings.ContainsAny(scope, " \"\\\t\r\n") {
-			return valueErrorf("scope", scope, "%q is not a scope: write them one by one, separated by spaces, without quotes (RFC 6749 section 3.3)", scope)
+		if scope == "" || strings.ContainsFunc(scope, notInScope) {
+			return valueErrorf("scope", scope, "%q is not a scope: write them one by one, in ASCII, without quotes and backslashes (RFC 6749 section 3.3)", scope)
 		}
+	}
+	if slices.Contains(c.Audience, "") {
+		return optionErrorf("audience", "has an empty value: remove it")
 	}
 	for _, resource := range c.Resource {
 		if strings.Contains(resource, "{") {
@@ -334,23 +337,39 @@ func (c *Client) checkTokenRequest() error {
 			return &optionError{"resource", &valueError{err, resource}}
 		}
 	}
-	for name := range c.TokenParam {
+	for _, name := range sortedKeys(c.TokenParam) {
+		if name == "" || c.TokenParam[name] == "" {
+			return valueErrorf("token_param", name, "%q has an empty name or value: remove it", name)
+		}
 		if option, taken := ownParams[name]; taken && c.sets(name) {
 			return valueErrorf("token_param", name, "the form field %s is set by '%s': use that instead", name, option)
 		}
 	}
-	for name := range c.TokenHeader {
+	given := make(map[string]bool)
+	for _, name := range sortedKeys(c.TokenHeader) {
+		field := textproto.CanonicalMIMEHeaderKey(name)
 		switch {
 		case !httpguts.ValidHeaderFieldName(name):
-			return valueErrorf("token_header", name, "%q is not a header field name", name)
-		case name == "Authorization" && c.authMethod().usesAuthorization():
+			return valueErrorf("token_header", name, "%q is not a header field name: write one such as X-Tenant", name)
+		case c.TokenHeader[name] == "":
+			return valueErrorf("token_header", name, "the %s field has an empty value: remove it", field)
+		case given[field]:
+			return valueErrorf("token_header", name, "the %s field is given twice: remove one", field)
+		case field == "Authorization" && c.authMethod().usesAuthorization():
 			return valueErrorf("token_header", name, "the Authorization field carries the client's credentials: write 'client_auth client_secret_post' or 'client_auth none' to use it otherwise")
-		case slices.Contains(ownHeaders, name):
-			return valueErrorf("token_header", name, "the %s field is set by the request itself", name)
+		case field == dpopField && c.DPoP != nil:
+			return valueErrorf("token_header", name, "the DPoP field is set by 'dpop': remove one of the two")
+		case slices.Contains(ownHeaders, field):
+			return valueErrorf("token_header", name, "the %s field is set by the request itself: remove it", field)
 		}
+		given[field] = true
 	}
 	return nil
 }
+
+// notInScope reports whether a character has no place in a scope (RFC 6749
+// section 3.3).
+func notInScope(r rune) bool { return r <= ' ' || r > '~' || r == '"' || r == '\\' }
 
 // sets reports whether a form field is ours in this configuration. A grant that
 // is sent as it is written may name its parameters as others do theirs.
@@ -364,7 +383,7 @@ func (c *Client) sets(param string) bool {
 
 func checkResource(resource string) error {
 	u, err := url.Parse(resource)
-	if err != nil || !u.IsAbs() || strings.Contains(resource, "#") {
+	if err != nil || !u.IsAbs() || (u.Scheme == "https" || u.Scheme == "http") && u.Host == "" || strings.Contains(resource, "#") {
 		return fmt.Errorf("%q must be an absolute URI without a fragment, such as https://api.example.com (RFC 8707 section 2)", resource)
 	}
 	return nil
@@ -411,11 +430,11 @@ func (c *Client) checkInject() error {
 		name := textproto.CanonicalMIMEHeaderKey(in.Name)
 		switch {
 		case name != "" && !httpguts.ValidHeaderFieldName(name):
-			return optionErrorf("inject", "%q is not a header field name", in.Name)
+			return optionErrorf("inject", "%q is not a header field name: write one such as X-Api-Key", in.Name)
 		case slices.Contains(hopByHopHeaders, name):
 			return optionErrorf("inject", "the %s field never reaches the upstream, as it is for one connection only: use another", name)
 		case in.Scheme != "" && !httpguts.ValidHeaderFieldName(in.Scheme): // both are RFC 9110 tokens
-			return optionErrorf("inject", "%q is not an authentication scheme", in.Scheme)
+			return optionErrorf("inject", "%q is not an authentication scheme: write one word, such as Bearer", in.Scheme)
 		}
 	default:
 		return optionErrorf("inject", "must be 'header' or 'query', not %q: write 'inject %s'", in.In, injectUsage)

@@ -41,7 +41,7 @@ func (c *Client) checkDPoP() error {
 func checkUpstreamBase(base string) error {
 	u, err := url.Parse(base)
 	if err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" || u.User != nil || strings.ContainsAny(base, "?#") {
-		return errors.New("must be an absolute URL without a query, such as https://api.example.com")
+		return errors.New("must be an absolute URL without credentials, query and fragment, such as https://api.example.com")
 	}
 	return nil
 }

@@ -59,6 +59,12 @@ func (a *App) Provision(ctx caddy.Context) error {
 	a.ctx = ctx
 	a.named = make(map[string]*liveClient)
 	for _, name := range slices.Sorted(maps.Keys(a.Clients)) {
+		switch {
+		case name == "":
+			return errors.New("a client has no name: give it one that handlers can refer to")
+		case a.Clients[name] == nil:
+			return fmt.Errorf("client %q: is null: write its settings, or remove it", name)
+		}
 		if _, err := a.open(ctx, name, *a.Clients[name]); err != nil {
 			return err
 		}

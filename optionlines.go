@@ -109,7 +109,10 @@ func (o option) read(d *caddyfile.Dispenser, name string) error {
 func isBlank(value string) bool { return strings.TrimSpace(value) == "" }
 
 func unknownOption(d *caddyfile.Dispenser, owner, name string, options map[string]option) error {
-	known := otherNames[name]
+	known := strings.ReplaceAll(strings.ToLower(name), "-", "_")
+	if other, ok := otherNames[known]; ok {
+		known = other
+	}
 	if len(options) == 1 {
 		known = sortedKeys(options)[0]
 	}

@@ -53,7 +53,7 @@ func parseAhead(s string) (ahead, error) {
 	if digits, ok := strings.CutSuffix(s, "%"); ok {
 		n, err := strconv.Atoi(digits)
 		if err != nil || n < 1 || n > 90 {
-			return ahead{}, fmt.Errorf("%q must be between 1%% and 90%%", s)
+			return ahead{}, fmt.Errorf("%q must be a whole number between 1%% and 90%%, such as 20%%", s)
 		}
 		return ahead{percent: n}, nil
 	}
