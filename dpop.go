@@ -69,13 +69,18 @@ func (c *liveClient) newProver() *prover {
 	}
 }
 
-// prove puts a fresh proof on the request. Signing fails only if the system has
-// no randomness; then there is none, and the API refuses the request.
+// prove puts a fresh proof on the request, with the newest nonce of the API.
 func (p *prover) prove(r *http.Request, token *heldToken) {
+	p.proveWith(r, token, p.nonces.Get(p.origin))
+}
+
+// proveWith is prove with that nonce. Signing fails only if the system has no
+// randomness; then there is no proof, and the API refuses the request.
+func (p *prover) proveWith(r *http.Request, token *heldToken, nonce string) {
 	proof, err := p.key.Proof(tokenendpoint.Proof{
 		Method:      r.Method,
 		URL:         p.base + r.URL.EscapedPath(),
-		Nonce:       p.nonces.Get(p.origin),
+		Nonce:       nonce,
 		AccessToken: token.AccessToken,
 	})
 	if err == nil {

@@ -5,6 +5,7 @@ import (
 	"crypto/elliptic"
 	"crypto/sha256"
 	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -327,6 +328,104 @@ func TestNonces(t *testing.T) {
 			t.Errorf("%d token requests, want 2", n)
 		}
 	})
+}
+
+// TestSecondAttemptHasTheNonceOfItsOwnRefusal: where each nonce is good for one
+// proof, the newest one belongs to whoever was given it.
+func TestSecondAttemptHasTheNonceOfItsOwnRefusal(t *testing.T) {
+	// givingNonces answers the first request with a refusal and a nonce, but does
+	// not end the answer before another request has been given a newer one.
+	givingNonces := func(refuse func(http.ResponseWriter), accept http.HandlerFunc, ended chan struct{}) (_ http.HandlerFunc, begun chan struct{}, nonces func() []string) {
+		var (
+			mu   sync.Mutex
+			sent []string // the nonces in the proofs
+		)
+		begun = make(chan struct{})
+		return func(w http.ResponseWriter, r *http.Request) {
+				nonce := nonceIn(t, r)
+				mu.Lock()
+				sent = append(sent, nonce)
+				number := len(sent)
+				mu.Unlock()
+				w.Header().Set("DPoP-Nonce", fmt.Sprint("nonce-", number))
+				if number > 1 {
+					accept(w, r)
+					return
+				}
+				refuse(w)
+				_ = http.NewResponseController(w).Flush()
+				close(begun)
+				select {
+				case <-ended:
+				case <-r.Context().Done():
+				}
+			}, begun, func() []string {
+				mu.Lock()
+				defer mu.Unlock()
+				return slices.Clone(sent)
+			}
+	}
+	issueBound := func(w http.ResponseWriter, _ *http.Request) {
+		say(w, http.StatusOK, `{"access_token":"T","token_type":"DPoP","expires_in":3600}`)
+	}
+	for _, at := range []string{"the token endpoint", "the API"} {
+		t.Run(at, func(t *testing.T) {
+			auth, api := newAuthServer(t), newAPIServer(t)
+			ended := make(chan struct{})
+			var (
+				serve  http.HandlerFunc
+				begun  chan struct{}
+				nonces func() []string
+			)
+			if at == "the API" {
+				serve, begun, nonces = givingNonces(func(w http.ResponseWriter) {
+					w.Header().Set("WWW-Authenticate", `DPoP error="use_dpop_nonce"`)
+					w.WriteHeader(http.StatusUnauthorized)
+				}, func(http.ResponseWriter, *http.Request) {}, ended)
+				api.answers(serve)
+				auth.answers(func(w http.ResponseWriter, r tokenRequest) { issueBound(w, r.Request) })
+			} else {
+				serve, begun, nonces = givingNonces(func(w http.ResponseWriter) {
+					say(w, http.StatusBadRequest, `{"error":"use_dpop_nonce"}`)
+				}, issueBound, ended)
+				auth.answers(func(w http.ResponseWriter, r tokenRequest) { serve(w, r.Request) })
+			}
+			proxy := runCaddy(t, dpopSiteWith("account {http.request.header.X-User}"))
+
+			site := os.Getenv("SITE")
+			answers := make(chan int)
+			go func() {
+				answer, _ := proxy.try(http.MethodGet, site, "/", http.Header{"X-User": {"alice"}})
+				answers <- answer.status
+			}()
+			<-begun
+			proxy.wantAs("bob", http.StatusOK)
+			close(ended)
+
+			if status := <-answers; status != http.StatusOK {
+				t.Errorf("status %d", status)
+			}
+			if got := nonces(); len(got) != 3 || got[2] != "nonce-1" {
+				t.Errorf("the nonces of the proofs are %q, the last of which should be nonce-1", got)
+			}
+		})
+	}
+}
+
+// nonceIn returns the nonce of a request's proof.
+func nonceIn(t testing.TB, r *http.Request) string {
+	signed, err := jose.ParseSigned(r.Header.Get("DPoP"), []jose.SignatureAlgorithm{jose.ES256})
+	if err != nil {
+		t.Error(err)
+		return ""
+	}
+	var claims struct {
+		Nonce string `json:"nonce"`
+	}
+	if err := json.Unmarshal(signed.UnsafePayloadWithoutVerification(), &claims); err != nil {
+		t.Error(err)
+	}
+	return claims.Nonce
 }
 
 // TestCallersProofStaysBehind: it is for us, if for anybody.

@@ -13,6 +13,8 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/upstream-oauth2/caddy-upstream-oauth2/tokenendpoint"
 )
 
 // Replay says what happens when the API rejects the token. The token is
@@ -171,6 +173,7 @@ type exchange struct {
 type rejection struct {
 	verdict verdict
 	status  int
+	nonce   string // for the proof of the second attempt, "" for the newest one
 	body    bytes.Buffer
 }
 
@@ -244,8 +247,12 @@ func (x *exchange) replay(next caddyhttp.Handler, err error) error {
 	if token == nil || !x.rewind() {
 		return x.release()
 	}
+	nonce := x.rejection.nonce
 	x.again, x.answered, x.rejection = true, false, nil
 	x.handler.injector.put(x.request, token, &x.value)
+	if prover := x.handler.injector.prover; prover != nil && nonce != "" {
+		prover.proveWith(x.request, token, nonce)
+	}
 	return next.ServeHTTP(x, x.secondRequest())
 }
 
@@ -301,7 +308,7 @@ func (x *exchange) judge(status int) {
 	switch verdict := x.handler.rules.judge(status, x.Header()); {
 	case verdict == accepted:
 	case x.replays():
-		x.rejection = &rejection{verdict: verdict, status: status}
+		x.rejection = &rejection{verdict: verdict, status: status, nonce: tokenendpoint.NonceOf(x.Header())}
 	default:
 		x.replaceLater(verdict)
 	}

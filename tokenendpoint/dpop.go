@@ -165,11 +165,19 @@ func (n *Nonces) Get(origin string) string {
 	return n.servers[origin].value
 }
 
-// Note takes the nonce from an answer of the server, if it holds one. Any
-// answer may, whatever its status (RFC 9449 section 8.2).
+// NonceOf returns the nonce that an answer brings, "" if it brings none that can
+// be used. Any answer may, whatever its status (RFC 9449 section 8.2).
+func NonceOf(answer http.Header) string {
+	if values := answer["Dpop-Nonce"]; len(values) == 1 && isNonce(values[0]) {
+		return values[0]
+	}
+	return ""
+}
+
+// Note keeps the nonce of an answer of the server, if it brings one.
 func (n *Nonces) Note(origin string, answer http.Header) {
-	values := answer["Dpop-Nonce"]
-	if len(values) != 1 || !isNonce(values[0]) || n.Get(origin) == values[0] {
+	value := NonceOf(answer)
+	if value == "" || n.Get(origin) == value {
 		return
 	}
 	n.mu.Lock()
@@ -181,7 +189,7 @@ func (n *Nonces) Note(origin string, answer http.Header) {
 		n.forgetOldest()
 	}
 	n.noted++
-	n.servers[origin] = nonce{value: values[0], noted: n.noted}
+	n.servers[origin] = nonce{value: value, noted: n.noted}
 }
 
 // forgetOldest makes room for a server.

@@ -66,10 +66,12 @@ func (r Request) Do(ctx context.Context, transport http.RoundTripper) (*Token, e
 	ctx, cancel := context.WithTimeout(ctx, r.Timeout)
 	defer cancel()
 
-	known := r.nonce()
-	token, err := r.attempt(ctx, transport)
-	if wantsNonce(err) && r.nonce() != known {
-		token, err = r.attempt(ctx, transport)
+	nonce := r.nonce()
+	token, offered, err := r.attempt(ctx, transport, nonce)
+	if wantsNonce(err) && offered != "" && offered != nonce {
+		// With the nonce of this very answer: another request may have been given
+		// a newer one meanwhile, which is then for that request.
+		token, _, err = r.attempt(ctx, transport, offered)
 	}
 	if failed, ok := errors.AsType[*Error](err); ok && r.notAccepted(failed) {
 		failed.Hint = r.Auth.Advice()
@@ -84,11 +86,12 @@ func (r Request) notAccepted(failed *Error) bool {
 	return failed.Kind == Refused && failed.Code == "invalid_client" || failed.handshake && certificate
 }
 
-// attempt makes the request once.
-func (r Request) attempt(ctx context.Context, transport http.RoundTripper) (*Token, error) {
-	form, header, err := r.authenticated()
+// attempt makes the request once, its proof with that nonce. It returns the
+// nonce that came with the answer as well, "" if none did.
+func (r Request) attempt(ctx context.Context, transport http.RoundTripper, nonce string) (_ *Token, offered string, _ error) {
+	form, header, err := r.authenticated(nonce)
 	if err != nil {
-		return nil, unprepared(err)
+		return nil, "", unprepared(err)
 	}
 	secrets := append(sentSecrets(form, header, r.Header), header.Get("DPoP"))
 	for _, held := range r.Held {
@@ -97,7 +100,7 @@ func (r Request) attempt(ctx context.Context, transport http.RoundTripper) (*Tok
 
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, r.Endpoint, strings.NewReader(form.Encode()))
 	if err != nil {
-		return nil, unprepared(errors.New("'token_endpoint' is not a URL"))
+		return nil, "", unprepared(errors.New("'token_endpoint' is not a URL"))
 	}
 	req.Header = header
 	alone(req)
@@ -105,27 +108,28 @@ func (r Request) attempt(ctx context.Context, transport http.RoundTripper) (*Tok
 	requestedAt := time.Now()
 	resp, err := transport.RoundTrip(req)
 	if err != nil {
-		return nil, unreachable(err, r.Timeout, secrets)
+		return nil, "", unreachable(err, r.Timeout, secrets)
 	}
 	defer resp.Body.Close()
 	if r.Proof != nil {
+		offered = NonceOf(resp.Header)
 		r.Nonces.Note(Origin(r.Endpoint), resp.Header)
 	}
 	body, err := readAnswer(resp)
 	if errors.Is(err, errTooLarge) {
-		return nil, &Error{Kind: Unreadable, Status: resp.StatusCode, what: "the authorization server's answer is " + err.Error()}
+		return nil, "", &Error{Kind: Unreadable, Status: resp.StatusCode, what: "the authorization server's answer is " + err.Error()}
 	}
 	if err != nil {
-		return nil, unreachable(fmt.Errorf("its answer broke off: %w", err), r.Timeout, secrets)
+		return nil, "", unreachable(fmt.Errorf("its answer broke off: %w", err), r.Timeout, secrets)
 	}
 
 	answer := answer{status: resp.StatusCode, header: resp.Header, body: body, secrets: secrets}
 	token, err := answer.token()
 	if err != nil {
-		return nil, err
+		return nil, offered, err
 	}
 	token.RequestedAt = requestedAt
-	return token, nil
+	return token, offered, nil
 }
 
 // alone gives a request a connection of its own. Token requests are rare: a kept
@@ -164,8 +168,9 @@ func readAnswer(resp *http.Response) ([]byte, error) {
 	return body, err
 }
 
-// authenticated returns the form and header fields to send.
-func (r Request) authenticated() (url.Values, http.Header, error) {
+// authenticated returns the form and header fields to send, with a proof that
+// has the nonce.
+func (r Request) authenticated(nonce string) (url.Values, http.Header, error) {
 	form := make(url.Values, len(r.Form)+2)
 	for name, values := range r.Form {
 		for _, v := range values {
@@ -184,7 +189,7 @@ func (r Request) authenticated() (url.Values, http.Header, error) {
 		return nil, nil, err
 	}
 	if r.Proof != nil {
-		proof, err := r.Proof.Proof(Proof{Method: http.MethodPost, URL: r.Endpoint, Nonce: r.nonce()})
+		proof, err := r.Proof.Proof(Proof{Method: http.MethodPost, URL: r.Endpoint, Nonce: nonce})
 		if err != nil {
 			return nil, nil, err
 		}
@@ -193,7 +198,7 @@ func (r Request) authenticated() (url.Values, http.Header, error) {
 	return form, header, nil
 }
 
-// nonce returns the DPoP nonce to send, "" if there is none.
+// nonce returns the newest DPoP nonce of the server, "" if there is none.
 func (r Request) nonce() string {
 	if r.Proof == nil {
 		return ""
