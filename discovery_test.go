@@ -423,6 +423,119 @@ func TestOneMetadataRequestForAllAccounts(t *testing.T) {
 	}
 }
 
+// TestFirstMetadataRequestIsTheOnlyOne: who found nothing just before the metadata
+// came does not ask for it again.
+func TestFirstMetadataRequestIsTheOnlyOne(t *testing.T) {
+	var s session
+	fetched := 0
+	fetch := func(context.Context) (*tokenendpoint.Metadata, error) {
+		fetched++
+		return &tokenendpoint.Metadata{TokenEndpoint: "found"}, nil
+	}
+	for range 2 { // the second one has been held up between looking and asking
+		if found, err := s.first(t.Context(), fetch); err != nil || found.TokenEndpoint != "found" {
+			t.Fatalf("got %v and %v", found, err)
+		}
+	}
+	if fetched != 1 {
+		t.Errorf("fetched %d times, want once", fetched)
+	}
+}
+
+// movingServer is an authorization server that is moved and changed while clients
+// use it. It is a transport, so that it works on a fake clock.
+type movingServer struct {
+	at       string // the path of its token endpoint
+	grants   string // what it supports, as JSON
+	requests map[string]int
+}
+
+// RoundTrip implements http.RoundTripper.
+func (s *movingServer) RoundTrip(r *http.Request) (*http.Response, error) {
+	s.requests[r.URL.Path]++
+	answer := httptest.NewRecorder()
+	switch r.URL.Path {
+	case rfc8414Place:
+		_, _ = fmt.Fprintf(answer, `{"issuer":"https://auth.example","token_endpoint":"https://auth.example%s","grant_types_supported":%s}`, s.at, s.grants)
+	case s.at:
+		issue(answer, "T", time.Minute)
+	default:
+		answer.WriteHeader(http.StatusNotFound)
+	}
+	return answer.Result(), nil
+}
+
+// TestServerThatChangesIsFoundAgain long before its metadata would be renewed,
+// and without a metadata request for each token request that fails.
+func TestServerThatChangesIsFoundAgain(t *testing.T) {
+	const good = `["client_credentials"]`
+	tests := []struct {
+		name          string
+		before, after movingServer
+	}{
+		{"it has moved", movingServer{at: "/old", grants: good}, movingServer{at: "/new", grants: good}},
+		{"it supports us now", movingServer{at: "/token", grants: `["implicit"]`}, movingServer{at: "/token", grants: good}},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				server := &movingServer{at: test.before.at, grants: test.before.grants, requests: make(map[string]int)}
+				client := &liveClient{
+					Client:    Client{Issuer: "https://auth.example", ClientID: "partner-id", ClientSecret: "partner-secret"},
+					transport: server,
+					cache:     newTokenCache(twentyPercent, 0),
+				}
+				_, err := client.fetch(t.Context(), job{})
+				if supported := test.before.grants == good; (err == nil) != supported {
+					t.Fatalf("the first token request: %v", err)
+				}
+
+				server.at, server.grants = test.after.at, test.after.grants
+				failing := 0
+				for range 600 { // a token request every second for ten minutes
+					if _, err := client.fetch(t.Context(), job{}); err != nil {
+						failing++
+					}
+					time.Sleep(time.Second)
+					synctest.Wait()
+				}
+
+				if want := int(metadataPause/time.Second) + 1; failing == 0 || failing > want {
+					t.Errorf("%d token requests fail, want at most %d", failing, want)
+				}
+				if n := server.requests[rfc8414Place]; n != 2 {
+					t.Errorf("%d metadata requests, want 2", n)
+				}
+			})
+		})
+	}
+}
+
+// TestPanicBehindTheRequestsIsContained: nobody waits for a renewal who could
+// recover from what a transport of another plugin does there.
+func TestPanicBehindTheRequestsIsContained(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var s session
+		fetched := 0
+		fetch := func(context.Context) (*tokenendpoint.Metadata, error) {
+			if fetched++; fetched > 1 {
+				panic("out of order")
+			}
+			return &tokenendpoint.Metadata{TokenEndpoint: "found"}, nil
+		}
+		for range 3 {
+			if found, err := s.discover(t.Context(), fetch); err != nil || found.TokenEndpoint != "found" {
+				t.Fatalf("got %v and %v", found, err)
+			}
+			time.Sleep(2 * time.Hour)
+			synctest.Wait()
+		}
+		if fetched != 3 {
+			t.Errorf("fetched %d times, want 3", fetched)
+		}
+	})
+}
+
 // TestMetadataIsRenewedBehindTheRequests: each hour, and kept while that fails.
 func TestMetadataIsRenewedBehindTheRequests(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

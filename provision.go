@@ -276,6 +276,7 @@ func (c *liveClient) fetch(ctx context.Context, job job) (*tokenendpoint.Token, 
 	if err := c.presentCertificate(e); err != nil {
 		return nil, err
 	}
+	discovered := s.endpoint == ""
 	if err := c.discover(ctx, s); err != nil {
 		return nil, err
 	}
@@ -301,12 +302,22 @@ func (c *liveClient) fetch(ctx context.Context, job job) (*tokenendpoint.Token, 
 	token, err := request.Do(ctx, c.transport)
 	done(token)
 	if err != nil {
+		if discovered && mayHaveMoved(err) {
+			c.cache.session.doubt()
+		}
 		return nil, err
 	}
 	if err := c.checkTokenType(token.Type); err != nil {
 		return nil, err
 	}
 	return token, nil
+}
+
+// mayHaveMoved reports whether a token request failed as it does where no token
+// endpoint is any more.
+func mayHaveMoved(err error) bool {
+	failed, ok := errors.AsType[*tokenendpoint.Error](err)
+	return ok && (failed.Kind == tokenendpoint.Unavailable || failed.Kind == tokenendpoint.Unreadable)
 }
 
 // held returns the token in hand, which no error text may show.
@@ -333,20 +344,24 @@ func (c *liveClient) discover(ctx context.Context, s *settings) error {
 	if err != nil {
 		return err
 	}
+	if err := c.checkSupport(metadata); err != nil {
+		c.cache.session.doubt()
+		return err
+	}
+	s.endpoint = metadata.TokenEndpointFor(c.authMethod() == tlsClientAuth)
+	return nil
+}
+
+// checkSupport refuses a server that does not support what the config asks of it.
+func (c *liveClient) checkSupport(metadata *tokenendpoint.Metadata) error {
 	method := string(c.authMethod())
 	if c.ClientID == "" {
 		method = "" // the assertion of the grant says who we are
 	}
-	if err := metadata.Check(method, c.grant().grantType()); err != nil {
+	if err := metadata.Check(method, c.grant().grantType()); err != nil || c.proofKey == nil {
 		return err
 	}
-	if c.proofKey != nil {
-		if err := metadata.CheckProof(c.proofKey.Algorithm()); err != nil {
-			return err
-		}
-	}
-	s.endpoint = metadata.TokenEndpointFor(c.authMethod() == tlsClientAuth)
-	return nil
+	return metadata.CheckProof(c.proofKey.Algorithm())
 }
 
 // presentCertificate hands the client certificate's files to the transport.

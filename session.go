@@ -22,61 +22,106 @@ const (
 // reloads: the authorization server's metadata, the key its tokens are bound
 // to, and the nonces that servers want in proofs.
 type session struct {
-	flights singleflight.Group
+	flights singleflight.Group // of first fetches
 
 	mu       sync.Mutex
 	metadata *tokenendpoint.Metadata
-	err      error // of the first fetch, for a while
+	err      error     // of the first fetch, for a while
+	asked    time.Time // when a fetch ended
 	nextTry  time.Time
 	ownKey   *tokenendpoint.ProofKey
 
 	nonces tokenendpoint.Nonces
 }
 
+// fetchMetadata makes one metadata request.
+type fetchMetadata func(context.Context) (*tokenendpoint.Metadata, error)
+
 // discover returns the server's metadata. Only the first call waits for it; what
 // is an hour old is renewed in the background, and kept if that fails.
-func (s *session) discover(ctx context.Context, fetch func(context.Context) (*tokenendpoint.Metadata, error)) (*tokenendpoint.Metadata, error) {
-	s.mu.Lock()
-	known, err, due := s.metadata, s.err, !time.Now().Before(s.nextTry)
-	if known != nil && due {
-		s.nextTry = time.Now().Add(metadataPause) // one renewal at a time
-	}
-	s.mu.Unlock()
-
+func (s *session) discover(ctx context.Context, fetch fetchMetadata) (*tokenendpoint.Metadata, error) {
+	known, err := s.known()
 	switch {
-	case known == nil && err != nil && !due:
-		return nil, err
-	case known == nil:
-		return s.learn(ctx, fetch)
-	case due:
-		go func() {
-			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), metadataTimeout)
-			defer cancel()
-			_, _ = s.learn(ctx, fetch) // until it works, what is known will do
-		}()
+	case known == nil && err == nil:
+		return s.first(ctx, fetch)
+	case known != nil && s.takeRenewal():
+		go s.renew(context.WithoutCancel(ctx), fetch)
 	}
-	return known, nil
+	return known, err
 }
 
-// learn fetches the metadata, once for all who want it.
-func (s *session) learn(ctx context.Context, fetch func(context.Context) (*tokenendpoint.Metadata, error)) (*tokenendpoint.Metadata, error) {
+// known returns what there is to say without asking the server: nothing, at
+// first, and when it is time to ask again after a first fetch that failed.
+func (s *session) known() (*tokenendpoint.Metadata, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.metadata == nil && !time.Now().Before(s.nextTry) {
+		return nil, nil
+	}
+	return s.metadata, s.err
+}
+
+// first fetches the metadata, once for all who want it.
+func (s *session) first(ctx context.Context, fetch fetchMetadata) (*tokenendpoint.Metadata, error) {
 	got, err, _ := s.flights.Do("", func() (any, error) {
-		metadata, err := fetch(ctx)
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		s.err = err
-		switch {
-		case err == nil:
-			s.metadata, s.nextTry = metadata, time.Now().Add(metadataLifetime)
-		case s.metadata == nil:
-			s.nextTry = time.Now().Add(metadataBackoff)
+		if known, err := s.known(); known != nil || err != nil {
+			return known, err // it has come since the caller looked
 		}
-		return metadata, err
+		return s.learn(ctx, fetch)
 	})
 	if err != nil {
 		return nil, err
 	}
 	return got.(*tokenendpoint.Metadata), nil
+}
+
+// takeRenewal reports whether the metadata is to be renewed, by one caller at a
+// time.
+func (s *session) takeRenewal() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := time.Now()
+	if now.Before(s.nextTry) {
+		return false
+	}
+	s.nextTry = now.Add(metadataPause)
+	return true
+}
+
+// renew fetches the metadata anew. Until that works, what is known will do.
+func (s *session) renew(ctx context.Context, fetch fetchMetadata) {
+	// Behind the token requests, there is nobody else to stop a panic in a
+	// transport that another plugin brings.
+	defer func() { _ = recover() }()
+	ctx, cancel := context.WithTimeout(ctx, metadataTimeout)
+	defer cancel()
+	_, _ = s.learn(ctx, fetch)
+}
+
+// learn fetches the metadata and takes note of how that went.
+func (s *session) learn(ctx context.Context, fetch fetchMetadata) (*tokenendpoint.Metadata, error) {
+	metadata, err := fetch(ctx)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.asked = time.Now()
+	switch {
+	case err == nil:
+		s.metadata, s.err, s.nextTry = metadata, nil, s.asked.Add(metadataLifetime)
+	case s.metadata == nil:
+		s.err, s.nextTry = err, s.asked.Add(metadataBackoff)
+	}
+	return metadata, err
+}
+
+// doubt has the metadata renewed before its time, as something failed that it
+// may be the reason of: a server that has moved, say, or that supports us by
+// now. That happens a minute after the last fetch at the earliest.
+func (s *session) doubt() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if soon := s.asked.Add(metadataPause); s.metadata != nil && soon.Before(s.nextTry) {
+		s.nextTry = soon
+	}
 }
 
 // proofKey returns the key pair made in this process, making it at first.
