@@ -283,8 +283,9 @@ func (c *liveClient) fetch(ctx context.Context, job job) (*tokenendpoint.Token, 
 	audience := cmp.Or(s.issuer, s.endpoint)
 	auth := c.prove(e, s, audience)
 	done := c.addGrant(ctx, e, s, audience)
+	var token *tokenendpoint.Token
+	defer func() { done(token) }() // whatever happens, a panic in the transport included
 	if e.err != nil {
-		done(nil)
 		return nil, e.err
 	}
 
@@ -299,8 +300,7 @@ func (c *liveClient) fetch(ctx context.Context, job job) (*tokenendpoint.Token, 
 		Proof:     c.proofKey,
 		Nonces:    &c.cache.session.nonces,
 	}
-	token, err := request.Do(ctx, c.transport)
-	done(token)
+	token, err = request.Do(ctx, c.transport)
 	if err != nil {
 		if discovered && mayHaveMoved(err) {
 			c.cache.session.doubt()

@@ -1,6 +1,7 @@
 package upstreamoauth2
 
 import (
+	"cmp"
 	"context"
 	"encoding/hex"
 
@@ -25,9 +26,11 @@ type refreshChain struct {
 // Destruct implements caddy.Destructor.
 func (*refreshChain) Destruct() error { return nil }
 
-// joinChain makes the grant that begins with first the client's.
+// joinChain makes the grant that begins with first the client's. The server goes
+// by its issuer, if that is known: the endpoint may come from metadata, which is
+// not there when the config is loaded, and may change.
 func (c *liveClient) joinChain(s *settings, first tokenendpoint.Secret) *refreshChain {
-	sum := keyOf([]string{s.issuer, s.endpoint, s.clientID, first.Reveal()})
+	sum := keyOf([]string{cmp.Or(s.issuer, s.endpoint), s.clientID, first.Reveal()})
 	key := hex.EncodeToString(sum[:])
 	c.chainMu.Lock()
 	defer c.chainMu.Unlock()

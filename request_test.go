@@ -2,14 +2,20 @@ package upstreamoauth2
 
 import (
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"maps"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
+
+	"go.uber.org/zap"
 )
 
 // TestTokenRequestSaysWhatTheCaddyfileSays looks at what reaches the token
@@ -223,6 +229,75 @@ func TestRefreshTokenRotation(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestRotatedRefreshTokenOutlivesAReload, also where metadata tells the token
+// endpoint: which one that is has nothing to do with the grant.
+func TestRotatedRefreshTokenOutlivesAReload(t *testing.T) {
+	auth := newAuthServer(t)
+	newAPIServer(t)
+	auth.answers(publishing(map[string]string{rfc8414Place: metadata("", nil)}, func(w http.ResponseWriter, r tokenRequest) {
+		say(w, http.StatusOK, fmt.Sprintf(`{"access_token":"T","expires_in":3600,"refresh_token":"%s+"}`, r.form.Get("refresh_token")))
+	}))
+	t.Setenv("ISSUER", auth.URL)
+	site := issuerSiteWith("grant refresh_token {\nrefresh_token configured\n}")
+	proxy := runCaddy(t, site)
+	proxy.want(http.StatusOK)
+
+	// Each of these changes gives the client a new cache, and so a new token.
+	proxy.reload(strings.Replace(site, "client_secret", "scope more\nclient_secret", 1))
+	proxy.want(http.StatusOK)
+	proxy.reload(strings.Replace(site, "client_secret", "scope yet more\nclient_secret", 1))
+	proxy.want(http.StatusOK)
+
+	var got []string
+	for _, r := range auth.seen() {
+		if r.Method == http.MethodPost {
+			got = append(got, r.form.Get("refresh_token"))
+		}
+	}
+	if want := []string{"configured", "configured+", "configured++"}; !slices.Equal(got, want) {
+		t.Errorf("the refresh tokens are %q, want %q", got, want)
+	}
+}
+
+// panickingTransport is one of another plugin, which is out of order at first.
+type panickingTransport struct{ requests int }
+
+// RoundTrip implements http.RoundTripper.
+func (p *panickingTransport) RoundTrip(*http.Request) (*http.Response, error) {
+	if p.requests++; p.requests == 1 {
+		panic("out of order")
+	}
+	answer := httptest.NewRecorder()
+	issue(answer, "T", time.Hour)
+	return answer.Result(), nil
+}
+
+// TestPanicLeavesTheRefreshTokenFree for the next token request.
+func TestPanicLeavesTheRefreshTokenFree(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		client := &liveClient{
+			Client: Client{
+				TokenEndpoint: "https://auth.example/token", ClientID: "partner-id", ClientSecret: "partner-secret",
+				Grant: &Grant{Type: refreshToken, RefreshToken: "configured"},
+			},
+			transport: new(panickingTransport),
+			logger:    zap.NewNop(),
+			cache:     newTokenCache(twentyPercent, 0),
+		}
+		client.cache.fetchers = []fetcher{client}
+		defer func() { _ = client.cache.Destruct() }()
+		defer client.leaveChain()
+
+		if _, err := client.cache.slot.token(t.Context()); !errors.Is(err, errPanic) {
+			t.Fatalf("the first request fails with %v", err)
+		}
+		time.Sleep(backoffFirst)
+		if token, err := client.cache.slot.token(t.Context()); err != nil || token.AccessToken.Reveal() != "T" {
+			t.Errorf("the second one gets %v and %v", token, err)
+		}
+	})
 }
 
 // TestFailedRefreshKeepsTheRefreshToken: neither an error nor a malformed
