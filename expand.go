@@ -19,9 +19,9 @@ import (
 type expander struct {
 	repl *caddy.Replacer
 
-	// inputs has the values of options that a request contributes to, by the
-	// option's text. Nil while no request is at hand: such text stays as it is.
-	inputs map[string]string
+	// inputs has the values of options that a request contributes to. Nil while
+	// no request is at hand: such text stays as it is.
+	inputs map[requestInput]string
 
 	err error
 }
@@ -37,7 +37,7 @@ func (e *expander) fail(option string, err error) {
 // value resolves one value of an option.
 func (e *expander) value(option, text string) string {
 	if mayComeFromRequest[option] && fromRequest(text) {
-		if value, ok := e.inputs[text]; ok {
+		if value, ok := e.inputs[requestInput{option, text}]; ok {
 			return value
 		}
 		return text
@@ -94,8 +94,9 @@ var errUnreadable = errors.New("cannot read the file")
 // errReadFile names the file of a {file.*} placeholder.
 func errReadFile(err error) error { return fmt.Errorf("%w: %w", errUnreadable, err) }
 
-// placeholder finds what looks like one.
-var placeholder = regexp.MustCompile(`\{([A-Za-z][\w.-]*)\}`)
+// placeholder finds what looks like one. What a request holds may have any name,
+// such as {http.request.uri.query.filter[user]}.
+var placeholder = regexp.MustCompile(`\{(http\.[^{}]+|[A-Za-z][\w.-]*)\}`)
 
 // fromRequest reports whether text differs from request to request: it holds a
 // placeholder that is known to requests only, such as {http.auth.user.id}, or one

@@ -2,6 +2,7 @@ package upstreamoauth2
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -348,18 +349,47 @@ func tokenTypeURN(name string) string {
 	return tokenTypePrefix + name
 }
 
-// refusesCaller reports whether an OAuth error code is about what the caller
-// brought, rather than about this client: an invalid subject token is
-// invalid_request in RFC 8693 section 2.2.2 and invalid_grant at many servers.
-func (c *liveClient) refusesCaller(code string) bool {
-	if !slices.ContainsFunc(c.inputs, requestInput.isProof) {
-		return false
+// fault is what a refusal says of the caller whom the token is for.
+type fault int
+
+const (
+	notCallers fault = iota // it is about this client
+	badToken                // the caller's own token is not accepted
+	denied                  // the caller may not have the token
+	badWish                 // the caller asks for what there is not
+)
+
+// callersFault tells whether a failed token request is about what the caller
+// brought, rather than about this client. An invalid subject token is
+// invalid_request in RFC 8693 section 2.2.2 and invalid_grant at many servers; an
+// unknown audience is invalid_target (RFC 8707 section 2) or invalid_request.
+func (c *liveClient) callersFault(err error) fault {
+	failed, ok := errors.AsType[*tokenendpoint.Error](err)
+	if !ok || failed.Kind != tokenendpoint.Refused {
+		return notCallers
 	}
-	switch code {
-	case "invalid_grant", "invalid_token", "access_denied", "interaction_required", "consent_required", "login_required":
-		return true
-	case "invalid_request":
-		return c.grant().Type == tokenExchange
+	proven := slices.ContainsFunc(c.inputs, requestInput.isProof)
+	asks := func(options ...string) bool {
+		return slices.ContainsFunc(c.inputs, func(in requestInput) bool { return slices.Contains(options, in.option) })
 	}
-	return false
+	switch code := failed.Code; {
+	case proven && slices.Contains([]string{"invalid_grant", "invalid_token", "interaction_required", "consent_required", "login_required"}, code),
+		proven && code == "invalid_request" && c.grant().Type == tokenExchange:
+		return badToken
+	case code == "access_denied" && (proven || asks("scope", "audience", "resource", "token_param", "subject", "claim")):
+		return denied
+	case code == "invalid_scope" && asks("scope"),
+		code == "invalid_target" && asks("audience", "resource"),
+		code == "invalid_request" && asks("scope", "audience", "resource", "token_param"):
+		return badWish
+	}
+	return notCallers
+}
+
+// callersHints are the next steps for the log where a refusal is the caller's
+// fault: those for the OAuth error code alone would blame the config.
+var callersHints = map[fault]string{
+	badToken: "the caller's token may have expired, or be meant for somebody else; if no caller's token is accepted, check its type and what else the grant sends",
+	denied:   "the server does not let this caller have a token",
+	badWish:  "a value that comes from the request is not accepted; if none ever is, check the option that holds its placeholder",
 }

@@ -73,13 +73,12 @@ const statusClientClosedRequest = 499
 // ours but for the OAuth error code: what the server said is in the log, not
 // for the caller.
 func (h *Handler) refusal(w http.ResponseWriter, err error) error {
-	failed, answered := errors.AsType[*tokenendpoint.Error](err)
-	if _, ok := errors.AsType[*callerError](err); ok {
-		w.Header().Set("WWW-Authenticate", "Bearer")
-		return caddyhttp.Error(http.StatusUnauthorized, errors.New("no access token for the upstream: the request does not say whom one would be for"))
+	if caller, ok := errors.AsType[*callerError](err); ok {
+		return caller.refusal(w)
 	}
-	if answered && failed.Kind == tokenendpoint.Refused && h.live.refusesCaller(failed.Code) {
-		return refusedCaller(w, failed.Code)
+	failed, answered := errors.AsType[*tokenendpoint.Error](err)
+	if fault := h.live.callersFault(err); fault != notCallers {
+		return refusedCaller(w, fault, failed.Code)
 	}
 
 	status, text := http.StatusBadGateway, "no access token for the upstream: the request for one failed"
@@ -98,11 +97,28 @@ func (h *Handler) refusal(w http.ResponseWriter, err error) error {
 	return caddyhttp.Error(status, errors.New(text))
 }
 
-// refusedCaller is the answer to a caller whose own token, or right to act, the
-// authorization server does not accept.
-func refusedCaller(w http.ResponseWriter, code string) error {
-	if code == "access_denied" {
-		return caddyhttp.Error(http.StatusForbidden, errors.New("the authorization server denies the caller a token for the upstream (access_denied)"))
+// refusal is the answer to a caller whose request no token can be requested for.
+func (e *callerError) refusal(w http.ResponseWriter) error {
+	const noToken = "no access token for the upstream: "
+	switch {
+	case e.flaw == "":
+		w.Header().Set("WWW-Authenticate", "Bearer")
+		return caddyhttp.Error(http.StatusUnauthorized, errors.New(noToken+"the request does not say whom one would be for"))
+	case e.isProof():
+		w.Header().Set("WWW-Authenticate", `Bearer error="invalid_token"`)
+		return caddyhttp.Error(http.StatusUnauthorized, errors.New(noToken+"the caller's token "+e.flaw))
+	}
+	return caddyhttp.Error(http.StatusBadRequest, errors.New(noToken+"what the request has for "+e.option+" "+e.flaw))
+}
+
+// refusedCaller is the answer to a caller whose own token, right to act or
+// wishes the authorization server does not accept.
+func refusedCaller(w http.ResponseWriter, fault fault, code string) error {
+	switch fault {
+	case denied:
+		return caddyhttp.Error(http.StatusForbidden, errors.New("the authorization server denies the caller a token for the upstream ("+code+")"))
+	case badWish:
+		return caddyhttp.Error(http.StatusBadRequest, errors.New("the authorization server does not accept what the request asks for ("+code+")"))
 	}
 	w.Header().Set("WWW-Authenticate", `Bearer error="invalid_token"`)
 	return caddyhttp.Error(http.StatusUnauthorized, errors.New("the authorization server does not accept the caller's token ("+code+")"))

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/caddyserver/caddy/v2"
 )
@@ -27,7 +29,7 @@ func (in requestInput) isProof() bool {
 // isCallersToken reports whether it is what callers prove themselves with by
 // default.
 func (in requestInput) isCallersToken() bool {
-	return in.isProof() && in.text == string(callersToken)
+	return in.isProof() && strings.EqualFold(in.text, string(callersToken))
 }
 
 // requestInputs lists what a request contributes to the client's token request.
@@ -61,14 +63,17 @@ func (c *Client) requestInputs() []requestInput {
 }
 
 // callerError is a mistake of the caller: the request lacks what its token
-// would be for.
+// would be for, or has something there that cannot be.
 type callerError struct {
-	option string
-	text   string
+	requestInput
+	flaw string // completes a sentence; empty if there is nothing at all
 }
 
 func (e *callerError) Error() string {
-	return fmt.Sprintf("the request has nothing, or too much, for %s (%s)", e.option, e.text)
+	if e.flaw == "" {
+		return fmt.Sprintf("the request has nothing for %s (%s)", e.option, e.text)
+	}
+	return fmt.Sprintf("the request's value for %s (%s) %s", e.option, e.text, e.flaw)
 }
 
 // maxInputs bounds what one request may contribute, and so what an account can
@@ -83,15 +88,56 @@ func valuesOf(inputs []requestInput, r *http.Request) ([]string, error) {
 	for i, in := range inputs {
 		value, err := repl.ReplaceOrErr(in.text, true, true)
 		if in.isProof() {
-			value = bareToken(value, in.text == string(callersToken))
+			value = bareToken(value, in.isCallersToken())
 		}
-		size += len(value)
-		if err != nil || strings.TrimSpace(value) == "" || size > maxInputs {
-			return nil, &callerError{in.option, in.text}
+		if err != nil || strings.TrimSpace(value) == "" {
+			return nil, &callerError{in, ""}
+		}
+		flaw := in.flawOf(value)
+		if size += len(value); size > maxInputs {
+			flaw = "is too long"
+		}
+		if flaw != "" {
+			return nil, &callerError{in, flaw}
 		}
 		values[i] = value
 	}
 	return values, nil
+}
+
+// flawOf tells what is wrong with a value, "" if nothing is. What no server could
+// accept is not worth a token request, and its refusal would be taken for ours.
+func (in requestInput) flawOf(value string) string {
+	switch {
+	case in.isProof():
+		if !isPlain(value, "") {
+			return "holds characters that do not belong in a token"
+		}
+	case in.option == "scope":
+		// A placeholder that is part of a scope stands for no list: what comes
+		// behind a space would be a scope of the caller's choice.
+		list := strings.HasPrefix(in.text, "{") && strings.IndexByte(in.text, '}') == len(in.text)-1
+		if !isPlain(value, " ") || strings.ContainsAny(value, `"\`) || strings.Contains(value, " ") && !list {
+			return "is not a scope (RFC 6749 section 3.3)"
+		}
+	case in.option == "resource":
+		if !isPlain(value, "") || checkResource(value) != nil {
+			return "is not an absolute URI without a fragment (RFC 8707 section 2)"
+		}
+	case !utf8.ValidString(value) || strings.ContainsFunc(value, unicode.IsControl):
+		return "holds characters that are no text"
+	}
+	return ""
+}
+
+// isPlain reports whether s consists of the characters %x21-7E and those in more.
+func isPlain(s, more string) bool {
+	for i := range len(s) {
+		if (s[i] < 0x21 || s[i] > 0x7e) && strings.IndexByte(more, s[i]) < 0 {
+			return false
+		}
+	}
+	return true
 }
 
 // bareToken drops the scheme of an Authorization field. If the value comes from
@@ -107,11 +153,11 @@ func bareToken(value string, authorization bool) string {
 	return value
 }
 
-// byText makes the values found for an account available to an expander.
-func byText(inputs []requestInput, values []string) map[string]string {
-	m := make(map[string]string, len(values))
+// byInput makes the values found for an account available to an expander.
+func byInput(inputs []requestInput, values []string) map[requestInput]string {
+	m := make(map[requestInput]string, len(values))
 	for i, value := range values {
-		m[inputs[i].text] = value
+		m[inputs[i]] = value
 	}
 	return m
 }

@@ -268,7 +268,7 @@ func (c *liveClient) fetch(ctx context.Context, job job) (*tokenendpoint.Token, 
 	repl := caddy.NewReplacer()
 	ctx = context.WithValue(ctx, caddy.ReplacerCtxKey, repl)
 
-	e := &expander{repl: repl, inputs: byText(c.inputs, job.inputs)}
+	e := &expander{repl: repl, inputs: byInput(c.inputs, job.inputs)}
 	s, err := c.resolve(e)
 	if err != nil {
 		return nil, err
@@ -305,12 +305,20 @@ func (c *liveClient) fetch(ctx context.Context, job job) (*tokenendpoint.Token, 
 		if discovered && mayHaveMoved(err) {
 			c.cache.session.doubt()
 		}
-		return nil, err
+		return nil, c.explained(err)
 	}
 	if err := c.checkTokenType(token.Type); err != nil {
 		return nil, err
 	}
 	return token, nil
+}
+
+// explained gives a refusal that is the caller's fault the hint for it.
+func (c *liveClient) explained(err error) error {
+	if failed, ok := errors.AsType[*tokenendpoint.Error](err); ok {
+		failed.Hint = callersHints[c.callersFault(err)]
+	}
+	return err
 }
 
 // mayHaveMoved reports whether a token request failed as it does where no token
@@ -444,7 +452,11 @@ func (c *liveClient) report(o outcome) {
 		message = "token request failed; the token in hand is still served"
 		fields = append(fields, zap.Duration("expires_in", o.lifeLeft.Round(time.Millisecond)))
 	}
-	logger.Error(message, fields...)
+	level := zap.ErrorLevel
+	if c.callersFault(o.err) != notCallers {
+		level = zap.InfoLevel // callers must not be able to raise an alarm
+	}
+	logger.Log(level, message, fields...)
 }
 
 // oauthError returns the OAuth error code of a failed token request, if any.

@@ -1,0 +1,200 @@
+package upstreamoauth2
+
+import (
+	"net/http"
+	"net/url"
+	"reflect"
+	"strings"
+	"testing"
+)
+
+// TestNonsenseFromACallerIsTheCallers: what no server could accept costs no token
+// request, and tells the caller what is wrong. It is no failure of ours.
+func TestNonsenseFromACallerIsTheCallers(t *testing.T) {
+	const (
+		noToken    = "no access token for the upstream: "
+		badChars   = "401 " + noToken + "the caller's token holds characters that do not belong in a token"
+		badScope   = "400 " + noToken + "what the request has for scope is not a scope (RFC 6749 section 3.3)"
+		badURI     = "400 " + noToken + "what the request has for resource is not an absolute URI without a fragment (RFC 8707 section 2)"
+		noText     = " holds characters that are no text"
+		wrongToken = `Bearer error="invalid_token"`
+		fromHeader = "token_exchange {\nsubject_token {http.request.header.X-A}\n}"
+		value      = "{http.request.uri.query.a}"
+	)
+	long := strings.Repeat("a", 9<<10) // which is not too long for Caddy, but twice
+	tests := []struct {
+		name         string
+		grant, lines string
+		query        string // the parameter a, decoded
+		header       http.Header
+		want         string
+		authenticate string // the WWW-Authenticate field
+	}{
+		{"a resource that is no URI", "client_credentials", "resource " + value, "orders", nil, badURI, ""},
+		{"a resource with a fragment", "client_credentials", "resource " + value, "https://api.example/#", nil, badURI, ""},
+		{"a resource with a space", "client_credentials", "resource " + value, "https://api.example/a b", nil, badURI, ""},
+		{"a resource with a line break", "client_credentials", "resource " + value, "https://api.example/\r\nX: y", nil, badURI, ""},
+		{"a resource that is made no URI", "client_credentials", "resource https://" + value + ".example", "%", nil, badURI, ""},
+		{"a scope with a quote", "client_credentials", "scope " + value, `a"b`, nil, badScope, ""},
+		{"a scope with a backslash", "client_credentials", "scope " + value, `a\b`, nil, badScope, ""},
+		{"a scope with a tab", "client_credentials", "scope " + value, "a\tb", nil, badScope, ""},
+		{"a scope that is not ASCII", "client_credentials", "scope " + value, "ä", nil, badScope, ""},
+		{"a second scope behind a part of one", "client_credentials", "scope read:" + value, "one admin", nil, badScope, ""},
+		{"an audience with a NUL", "client_credentials", "audience " + value, "a\x00b", nil, "400 " + noToken + "what the request has for audience" + noText, ""},
+		{"a form field with a line break", "client_credentials", "token_param tenant " + value, "a\nb", nil, "400 " + noToken + "what the request has for token_param" + noText, ""},
+		{"an account that is not UTF-8", "client_credentials", "account " + value, "a\xff", nil, "400 " + noToken + "what the request has for account" + noText, ""},
+		{"an endless account", "client_credentials", "account " + value + value, long, nil, "400 " + noToken + "what the request has for account is too long", ""},
+		{"a subject with a line break", "jwt_bearer {\nkey {$KEY_FILE}\nsubject " + value + "\n}", "", "a\nb", nil, "400 " + noToken + "what the request has for subject" + noText, ""},
+
+		{"a token with a space", "token_exchange", "", "", bearing("one two"), badChars, wrongToken},
+		{"a token that is not ASCII", fromHeader, "", "", http.Header{"X-A": {"tökén"}}, badChars, wrongToken},
+		{"two tokens", "token_exchange", "", "", http.Header{"Authorization": {"Bearer one", "Bearer two"}}, badChars, wrongToken},
+		{"an endless token", "token_exchange {\nsubject_token {http.request.header.X-A}{http.request.header.X-A}\n}", "", "", http.Header{"X-A": {long}}, "401 " + noToken + "the caller's token is too long", wrongToken},
+		{"a password", "token_exchange", "", "", http.Header{"Authorization": {"Basic dXNlcjpwYXNzd29yZA=="}}, "401 " + noToken + "the request does not say whom one would be for", "Bearer"},
+		{"a password, the field in lower case", "token_exchange {\nsubject_token {http.request.header.authorization}\n}", "", "", http.Header{"Authorization": {"Basic dXNlcjpwYXNzd29yZA=="}}, "401 " + noToken + "the request does not say whom one would be for", "Bearer"},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			auth, api := newAuthServer(t), newAPIServer(t)
+			t.Setenv("KEY_FILE", secretFile(t, pkcs8Text(t, newEdKey(t))))
+			proxy := runCaddy(t, grantSiteWith(test.grant, test.lines))
+
+			answer := proxy.get("/?a="+url.QueryEscape(test.query), test.header)
+
+			if answer.body != test.want {
+				t.Errorf("the caller reads\n%s, want\n%s", answer.body, test.want)
+			}
+			if got := answer.header.Get("WWW-Authenticate"); answer.status/100 != 4 || got != test.authenticate {
+				t.Errorf("status %d, and WWW-Authenticate is %q, want %q", answer.status, got, test.authenticate)
+			}
+			if auth.count() != 0 || len(api.seen()) != 0 {
+				t.Errorf("%d token requests, and %d requests reached the API", auth.count(), len(api.seen()))
+			}
+			proxy.wantNoAlarm()
+		})
+	}
+}
+
+// wantNoAlarm fails the test if anything was logged at error level.
+func (c *runningCaddy) wantNoAlarm() {
+	c.t.Helper()
+	for text := range strings.Lines(c.log()) {
+		if strings.HasPrefix(text, `{"level":"error"`) {
+			c.t.Errorf("the log has %s", text)
+		}
+	}
+}
+
+// TestSenseFromACallerIsPassedOn: what looks odd, and is allowed.
+func TestSenseFromACallerIsPassedOn(t *testing.T) {
+	const value = "{http.request.uri.query.a}"
+	tests := []struct {
+		name, lines string
+		query       string
+		field       string
+		want        []string
+	}{
+		{"a list of scopes", "scope openid " + value, "read write", "scope", []string{"openid read write"}},
+		{"a resource that is a URN", "resource " + value, "urn:example:orders", "resource", []string{"urn:example:orders"}},
+		{"a resource with a query", "resource " + value, "https://api.example/?a=b", "resource", []string{"https://api.example/?a=b"}},
+		{"an audience with a name in it", "audience " + value, "Bücher & mehr", "audience", []string{"Bücher & mehr"}},
+		{"what looks like a placeholder", "token_param tenant " + value, "{env.SECRET}", "tenant", []string{"{env.SECRET}"}},
+		{"a parameter with an odd name", "token_param tenant {http.request.uri.query.filter[user]}", "", "tenant", []string{"alice"}},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			auth := newAuthServer(t)
+			newAPIServer(t)
+			t.Setenv("SECRET", "secret")
+			proxy := runCaddy(t, grantSiteWith("client_credentials", test.lines))
+
+			answer := proxy.get("/?"+url.Values{"a": {test.query}, "filter[user]": {"alice"}}.Encode(), nil)
+
+			if answer.status != http.StatusOK {
+				t.Fatalf("status %d: %s", answer.status, answer.body)
+			}
+			if got := auth.seen()[0].form[test.field]; !reflect.DeepEqual(got, test.want) {
+				t.Errorf("%s is %q, want %q", test.field, got, test.want)
+			}
+		})
+	}
+}
+
+// TestOnePlaceholderInTwoPlaces: what a subject token is stripped of stays where
+// the very same placeholder means something else.
+func TestOnePlaceholderInTwoPlaces(t *testing.T) {
+	auth := newAuthServer(t)
+	newAPIServer(t)
+	const field = "{http.request.header.Authorization}"
+	proxy := runCaddy(t, grantSiteWith("token_exchange", "account "+field, "token_param raw "+field))
+
+	if answer := proxy.get("/", bearing("mine")); answer.status != http.StatusOK {
+		t.Fatalf("status %d: %s", answer.status, answer.body)
+	}
+
+	form := auth.seen()[0].form
+	if token, raw := form.Get("subject_token"), form.Get("raw"); token != "mine" || raw != "Bearer mine" {
+		t.Errorf("the subject token is %q and the other field %q", token, raw)
+	}
+}
+
+// TestRefusalsThatAreAboutTheRequest: whose fault a refusal is depends on who
+// filled in what the server refuses.
+func TestRefusalsThatAreAboutTheRequest(t *testing.T) {
+	const (
+		value      = "{http.request.header.X-A}"
+		notAccept  = "400 the authorization server does not accept what the request asks for "
+		denies     = "403 the authorization server denies the caller a token for the upstream "
+		notToken   = "401 the authorization server does not accept the caller's token "
+		ours       = "502 no access token for the upstream: the authorization server refused to issue one "
+		badWish    = "; a value that comes from the request is not accepted; if none ever is, check the option that holds its placeholder"
+		badToken   = "; the caller's token may have expired, or be meant for somebody else; if no caller's token is accepted, check its type and what else the grant sends"
+		deniesHint = "; the server does not let this caller have a token"
+	)
+	tests := []struct {
+		name         string
+		grant, lines string
+		code         string
+		want         string
+		hint         string // at the end of the log line
+		level        string
+	}{
+		{"a resource of the caller's", "client_credentials", "resource https://" + value + ".example", "invalid_target", notAccept, badWish, "info"},
+		{"an audience of the caller's", "client_credentials", "audience " + value, "invalid_target", notAccept, badWish, "info"},
+		{"an audience of the caller's, as Hydra refuses it", "client_credentials", "audience " + value, "invalid_request", notAccept, badWish, "info"},
+		{"an audience of the caller's, as Auth0 refuses it", "client_credentials", "audience " + value, "access_denied", denies, deniesHint, "info"},
+		{"a scope of the caller's", "client_credentials", "scope read:" + value, "invalid_scope", notAccept, badWish, "info"},
+		{"a form field of the caller's", "client_credentials", "token_param tenant " + value, "invalid_request", notAccept, badWish, "info"},
+		{"a target of the caller's in an exchange", "token_exchange", "audience " + value, "invalid_target", notAccept, badWish, "info"},
+		{"the caller's token", "token_exchange", "audience partner", "invalid_grant", notToken, badToken, "info"},
+		{"the caller's token, as RFC 8693 has it", "token_exchange", "audience partner", "invalid_request", notToken, badToken, "info"},
+		{"the caller's assertion", "jwt_bearer {\nassertion {http.request.header.Authorization}\n}", "", "invalid_grant", notToken, badToken, "info"},
+		{"the caller's rights", "token_exchange", "", "access_denied", denies, deniesHint, "info"},
+
+		{"a resource of ours", "client_credentials", "account " + value + "\nresource https://api.example", "invalid_target", ours, "; check 'resource' and 'audience' against what the server knows", "error"},
+		{"a scope of ours beside a caller's audience", "client_credentials", "audience " + value + "\nscope read", "invalid_scope", ours, "; check 'scope' against what the server grants this client", "error"},
+		{"a right of ours", "client_credentials", "account " + value, "access_denied", ours, " (access_denied)", "error"},
+		{"our credentials", "token_exchange", "audience " + value, "invalid_client", ours, "; check 'client_id', 'client_secret' and 'client_auth'", "error"},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			auth := newAuthServer(t)
+			newAPIServer(t)
+			auth.says(http.StatusBadRequest, `{"error":"`+test.code+`"}`)
+			proxy := runCaddy(t, grantSiteWith(test.grant, test.lines))
+
+			answer := proxy.get("/", http.Header{"Authorization": {"Bearer mine"}, "X-A": {"tenant-7"}})
+
+			if want := test.want + "(" + test.code + ")"; answer.body != want {
+				t.Errorf("the caller reads\n%s, want\n%s", answer.body, want)
+			}
+			line := proxy.awaitLog(logFailed)
+			if text, _ := line["error"].(string); !strings.HasSuffix(text, test.hint) {
+				t.Errorf("the log says\n%s, which should end with\n%s", text, test.hint)
+			}
+			if line["level"] != test.level {
+				t.Errorf("it says so at the level %v, want %s", line["level"], test.level)
+			}
+		})
+	}
+}
