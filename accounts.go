@@ -18,9 +18,10 @@ type accounts struct {
 	cache  *tokenCache
 	shards []accountShard
 
-	proven      atomic.Int64 // how many accounts have had a token, in all shards
+	counts      [3]atomic.Int64 // how many accounts there are of each standing, in all shards
 	maxProven   int64
 	maxUnproven int // for each shard
+	maxWaiting  int64
 }
 
 // accountKey stands for everything that a request contributes: a hash, so that
@@ -31,21 +32,30 @@ type accountKey [sha256.Size / 2]byte
 // account is a slot in the cache.
 type account struct {
 	slot
-	key     accountKey
-	request []string
-	entry   *list.Element // in one of the shard's lists; nil if evicted
-	proven  bool
+	key      accountKey
+	request  []string
+	entry    *list.Element // in the shard's list for its standing; nil if evicted
+	standing standing
 }
+
+// standing is what is known of an account. Those that never had a token are kept
+// apart from those that had: a flood of bad ones pushes out other bad ones only.
+type standing uint8
+
+const (
+	unproven standing = iota // it has had no token
+	waiting                  // its first fetch is under way
+	proven                   // it has had a token
+)
 
 // accountShard is one part of the cache, with a lock of its own.
 //
-// Accounts that never had a token are kept apart from those that had: a flood
-// of bad ones pushes out other bad ones only.
+// Accounts that wait are not evicted: however many come at a time, as after a
+// start, each token that is fetched has its place.
 type accountShard struct {
-	mu       sync.Mutex
-	byKey    map[accountKey]*account
-	proven   list.List // most recently used first
-	unproven list.List
+	mu    sync.Mutex
+	byKey map[accountKey]*account
+	lists [3]list.List // by standing, most recently used first
 }
 
 const (
@@ -55,6 +65,11 @@ const (
 	// fill them evenly.
 	maxAccountShards    = 64
 	minAccountsPerShard = 128
+
+	// How many accounts may wait for their first token at a time, whatever the
+	// limit of those that are held.
+	minWaiting = 1024
+	maxWaiting = 4096
 )
 
 func newAccounts(cache *tokenCache, limit int) *accounts {
@@ -64,6 +79,7 @@ func newAccounts(cache *tokenCache, limit int) *accounts {
 		shards:      make([]accountShard, shards),
 		maxProven:   int64(limit),
 		maxUnproven: max(8, limit/shards/4),
+		maxWaiting:  int64(min(max(minWaiting, limit), maxWaiting)),
 	}
 	for i := range a.shards {
 		a.shards[i].byKey = make(map[accountKey]*account)
@@ -99,39 +115,85 @@ func (a *accounts) slot(values []string) *slot {
 
 	shard.mu.Lock()
 	if known, ok := shard.byKey[key]; ok {
-		shard.listOf(known).MoveToFront(known.entry)
+		shard.lists[known.standing].MoveToFront(known.entry)
 		shard.mu.Unlock()
 		return &known.slot
 	}
 	added := &account{key: key, request: values}
 	added.slot.cache, added.slot.account = a.cache, added
 	shard.byKey[key] = added
-	added.entry = shard.unproven.PushFront(added)
-	var evicted *account
-	if shard.unproven.Len() > a.maxUnproven {
-		evicted = shard.unproven.Back().Value.(*account)
-		a.remove(shard, evicted)
-	}
+	added.entry = shard.lists[unproven].PushFront(added)
+	a.counts[unproven].Add(1)
+	evicted := a.surplus(shard)
 	shard.mu.Unlock()
 
 	evicted.halt()
 	return &added.slot
 }
 
-// prove moves an account that got its first token to the proven ones.
+// surplus takes out the least recently used of the unproven accounts, if there
+// are too many; else it returns nil. The shard's lock is held, so the caller halts
+// the account later.
+func (a *accounts) surplus(shard *accountShard) *account {
+	if shard.lists[unproven].Len() <= a.maxUnproven {
+		return nil
+	}
+	oldest := shard.lists[unproven].Back().Value.(*account)
+	a.remove(shard, oldest)
+	return oldest
+}
+
+// full reports whether so many accounts wait for their first token that no other
+// may.
+func (a *accounts) full() bool { return a.counts[waiting].Load() >= a.maxWaiting }
+
+// wait notes that an account's first fetch begins.
+func (a *accounts) wait(acc *account) {
+	shard := a.shard(acc.key)
+	shard.mu.Lock()
+	defer shard.mu.Unlock()
+	if acc.standing == unproven {
+		a.move(shard, acc, waiting)
+	}
+}
+
+// fail notes that an account's fetch failed. One that waited for its first
+// token has as little standing as before.
+func (a *accounts) fail(acc *account) {
+	shard := a.shard(acc.key)
+	shard.mu.Lock()
+	var evicted *account
+	if acc.standing == waiting {
+		a.move(shard, acc, unproven)
+		evicted = a.surplus(shard)
+	}
+	shard.mu.Unlock()
+	evicted.halt()
+}
+
+// prove notes that an account got a token.
 func (a *accounts) prove(acc *account) {
 	shard := a.shard(acc.key)
 	shard.mu.Lock()
-	added := acc.entry != nil && !acc.proven
-	if added {
-		shard.unproven.Remove(acc.entry)
-		acc.proven = true
-		acc.entry = shard.proven.PushFront(acc)
-	}
+	added := acc.standing != proven && a.move(shard, acc, proven)
 	shard.mu.Unlock()
-	if added && a.proven.Add(1) > a.maxProven {
+	if added && a.counts[proven].Load() > a.maxProven {
 		a.makeRoom(acc)
 	}
+}
+
+// move gives an account another standing. It reports whether the account is still
+// held. The shard's lock is held.
+func (a *accounts) move(shard *accountShard, acc *account, to standing) bool {
+	if acc.entry == nil {
+		return false
+	}
+	shard.lists[acc.standing].Remove(acc.entry)
+	a.counts[acc.standing].Add(-1)
+	acc.standing = to
+	acc.entry = shard.lists[to].PushFront(acc)
+	a.counts[to].Add(1)
+	return true
 }
 
 // makeRoom evicts a proven account: the least recently used one among those next
@@ -142,7 +204,7 @@ func (a *accounts) makeRoom(newcomer *account) {
 		shard := &a.shards[(first+i)%len(a.shards)]
 		shard.mu.Lock()
 		var oldest *account
-		entry := shard.proven.Back()
+		entry := shard.lists[proven].Back()
 		if entry != nil && entry.Value == newcomer {
 			entry = entry.Prev()
 		}
@@ -185,25 +247,16 @@ func (a *accounts) index(key accountKey) int {
 
 func (a *accounts) shard(key accountKey) *accountShard { return &a.shards[a.index(key)] }
 
-func (s *accountShard) listOf(acc *account) *list.List {
-	if acc.proven {
-		return &s.proven
-	}
-	return &s.unproven
-}
-
 // remove evicts an account. It is halted when the shard's lock, which is held
 // here, has been released: its slot takes the two in the other order.
 func (a *accounts) remove(shard *accountShard, acc *account) {
 	if acc.entry == nil {
 		return
 	}
-	shard.listOf(acc).Remove(acc.entry)
+	shard.lists[acc.standing].Remove(acc.entry)
 	acc.entry = nil
 	delete(shard.byKey, acc.key)
-	if acc.proven {
-		a.proven.Add(-1)
-	}
+	a.counts[acc.standing].Add(-1)
 }
 
 // halt ends the work for an evicted account. Requests that wait for its fetch

@@ -216,6 +216,54 @@ func TestLeastRecentlyUsedAccountsMakeRoom(t *testing.T) {
 	}
 }
 
+// TestWhatOneAccountSaysAboutTheServer: that it is unavailable is known to all
+// then. But a token that the server stumbles over keeps nobody else out.
+func TestWhatOneAccountSaysAboutTheServer(t *testing.T) {
+	const unavailable = "503 no access token for the upstream: the authorization server is unavailable"
+	tests := []struct {
+		name   string
+		status int
+		body   string
+		want   string // what the next account gets
+	}{
+		{"503", 503, "", unavailable},
+		{"502 of a gateway", 502, "", unavailable},
+		{"429", 429, "", unavailable},
+		{"temporarily_unavailable", 400, `{"error":"temporarily_unavailable"}`, unavailable + " (temporarily_unavailable)"},
+		{"500", 500, "", "fine"},
+		{"server_error", 400, `{"error":"server_error"}`, "fine"},
+		{"a refusal", 400, `{"error":"invalid_grant"}`, "fine"},
+		{"nonsense", 200, "<html>", "fine"},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			auth := newAuthServer(t)
+			newAPIServer(t)
+			auth.answers(func(w http.ResponseWriter, r tokenRequest) {
+				if r.form.Get("user") == "eve" {
+					w.Header().Set("Retry-After", "300")
+					say(w, test.status, test.body)
+					return
+				}
+				issuing(time.Hour)(w, r)
+			})
+			proxy := runCaddy(t, tellingSite("account {http.request.header.X-User}\ntoken_param user {http.request.header.X-User}"))
+
+			if eve := proxy.getAs("eve"); eve.body == "fine" {
+				t.Fatal("eve gets a token")
+			}
+			bob := proxy.getAs("bob")
+
+			if bob.body != test.want {
+				t.Errorf("the next account reads\n%s, want\n%s", bob.body, test.want)
+			}
+			if asked := auth.count() == 2; asked != (test.want == "fine") {
+				t.Errorf("%d token requests", auth.count())
+			}
+		})
+	}
+}
+
 // TestReloadKeepsTheTokensOfAccounts: it costs no token request, and a change of
 // the settings gives all of them new ones.
 func TestReloadKeepsTheTokensOfAccounts(t *testing.T) {

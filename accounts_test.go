@@ -21,7 +21,8 @@ import (
 type accountServer struct {
 	refuse   func(account string) bool
 	lifetime time.Duration
-	padding  string // makes tokens as long as real ones
+	takes    func(account string) time.Duration // to answer; nil for no time
+	padding  string                             // makes tokens as long as real ones
 
 	requests atomic.Int64
 }
@@ -31,6 +32,9 @@ var errRefused = &tokenendpoint.Error{Kind: tokenendpoint.Refused, Code: "invali
 func (s *accountServer) fetch(_ context.Context, job job) (*tokenendpoint.Token, error) {
 	s.requests.Add(1)
 	account := job.inputs[0]
+	if s.takes != nil {
+		time.Sleep(s.takes(account))
+	}
 	if s.refuse != nil && s.refuse(account) {
 		return nil, errRefused
 	}
@@ -54,16 +58,16 @@ func openAccounts(t testing.TB, limit int, s *accountServer) *tokenCache {
 	return cache
 }
 
-// size counts the accounts that are held.
-func (a *accounts) size() (proven, unproven int) {
+// size counts the accounts that are held, those with a token and the others.
+func (a *accounts) size() (good, others int) {
 	for i := range a.shards {
 		shard := &a.shards[i]
 		shard.mu.Lock()
-		proven += shard.proven.Len()
-		unproven += shard.unproven.Len()
+		good += shard.lists[proven].Len()
+		others += shard.lists[unproven].Len() + shard.lists[waiting].Len()
 		shard.mu.Unlock()
 	}
-	return proven, unproven
+	return good, others
 }
 
 // TestAccountsNeverGetEachOthersTokens runs callers of many accounts at random
@@ -133,6 +137,124 @@ func TestFloodOfBadAccountsLeavesGoodOnesAlone(t *testing.T) {
 	if unproven > 25 {
 		t.Errorf("%d bad accounts are held", unproven)
 	}
+}
+
+// TestManyNewcomersAtATime, as after a start: however slow the server is, each of
+// them costs one token request, and then has a token.
+func TestManyNewcomersAtATime(t *testing.T) {
+	const accounts = 1000
+	synctest.Test(t, func(t *testing.T) {
+		server := &accountServer{lifetime: time.Hour, takes: func(string) time.Duration { return time.Second }}
+		cache := newTokenCache(twentyPercent, accounts)
+		cache.fetchers = []fetcher{server}
+		defer func() { _ = cache.Destruct() }()
+
+		var asking sync.WaitGroup
+		for i := range accounts {
+			asking.Go(func() {
+				for range 20 {
+					if _, err := cache.accounts.slot([]string{fmt.Sprint("account ", i)}).token(t.Context()); err != nil {
+						t.Errorf("account %d: %v", i, err)
+						return
+					}
+					time.Sleep(time.Second)
+				}
+			})
+		}
+		asking.Wait()
+
+		if n := server.requests.Load(); n != accounts {
+			t.Errorf("%d token requests for %d accounts", n, accounts)
+		}
+	})
+}
+
+// TestFloodOfNewcomersIsBounded, and keeps nobody from being renewed.
+func TestFloodOfNewcomersIsBounded(t *testing.T) {
+	const flood = 3 * minWaiting
+	synctest.Test(t, func(t *testing.T) {
+		server := &accountServer{lifetime: 10 * time.Minute, takes: func(account string) time.Duration {
+			if account == "good" {
+				return time.Second
+			}
+			return time.Minute
+		}}
+		cache := newTokenCache(twentyPercent, 100)
+		cache.fetchers = []fetcher{server}
+		defer func() { _ = cache.Destruct() }()
+		if _, err := cache.accounts.slot([]string{"good"}).token(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+
+		var flooding sync.WaitGroup
+		var full atomic.Int64
+		for i := range flood {
+			flooding.Go(func() {
+				if _, err := cache.accounts.slot([]string{fmt.Sprint("newcomer ", i)}).token(t.Context()); errors.Is(err, errFull) {
+					full.Add(1)
+				} else if err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		synctest.Wait()
+		// A few may come in at the very same time.
+		if n := full.Load(); n > flood-minWaiting || n < flood-minWaiting-100 {
+			t.Errorf("%d of %d newcomers are told that too many wait, want about %d", n, flood, flood-minWaiting)
+		}
+		for range 660 { // a request every second, while the flood has its token requests made
+			time.Sleep(time.Second)
+			if token, err := cache.accounts.slot([]string{"good"}).token(t.Context()); err != nil || token.phase(time.Now()) > renewing {
+				t.Errorf("the good account has %v and %v", token, err)
+				break
+			}
+		}
+		flooding.Wait()
+	})
+}
+
+// failingServer fails with the error that an account names.
+type failingServer struct {
+	accountServer
+	errs map[string]error
+}
+
+func (s *failingServer) fetch(ctx context.Context, job job) (*tokenendpoint.Token, error) {
+	if err := s.errs[job.inputs[0]]; err != nil {
+		s.requests.Add(1)
+		return nil, err
+	}
+	return s.accountServer.fetch(ctx, job)
+}
+
+// TestWhatWasNotAskedSaysNothing: a token request that could not be made does not
+// make an unavailable server available again.
+func TestWhatWasNotAskedSaysNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		down := &tokenendpoint.Error{Kind: tokenendpoint.Unavailable, RetryAfter: time.Minute}
+		unread := errors.New("the key cannot be read")
+		server := &failingServer{errs: map[string]error{"first": down, "probe": unread}}
+		cache := newTokenCache(twentyPercent, 100)
+		cache.fetchers = []fetcher{server}
+		defer func() { _ = cache.Destruct() }()
+		// ask checks what an account is told.
+		ask := func(account string, want error) {
+			t.Helper()
+			if _, err := cache.accounts.slot([]string{account}).token(t.Context()); !errors.Is(err, want) {
+				t.Errorf("%s is told %v, want %v", account, err, want)
+			}
+		}
+
+		ask("first", down)
+		ask("second", down)
+		time.Sleep(2 * time.Minute) // the next one may try
+		ask("probe", unread)
+		ask("third", down)
+
+		if n := server.requests.Load(); n != 2 {
+			t.Errorf("%d token requests, want 2", n)
+		}
+	})
 }
 
 func TestRefusedAccountBacksOffByItself(t *testing.T) {

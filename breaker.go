@@ -2,14 +2,23 @@ package upstreamoauth2
 
 import (
 	"errors"
+	"net/http"
 	"sync"
 	"time"
 
 	"github.com/upstream-oauth2/caddy-upstream-oauth2/tokenendpoint"
 )
 
-// maxFetches is how many accounts' tokens are fetched at a time.
-const maxFetches = 128
+// How many accounts' tokens are fetched at a time: first ones, and newer ones for
+// accounts that had one. The latter have places of their own, so that a flood of
+// newcomers does not keep them from being renewed.
+const (
+	maxFirstFetches = 96
+	maxRenewals     = 32
+)
+
+// errFull is for newcomers while too many others wait for their first token.
+var errFull = errors.New("too many accounts wait for their first token")
 
 // breaker is what accounts share about their server. When it cannot be reached
 // or throttles one of them, the others need not find out for themselves: they
@@ -19,15 +28,24 @@ type breaker struct {
 	failure  error // not nil: the server is unavailable
 	failures int   // in a row
 	until    time.Time
-	places   chan struct{}
+
+	first    chan struct{} // places for first fetches
+	renewals chan struct{}
+}
+
+func newBreaker() *breaker {
+	return &breaker{first: make(chan struct{}, maxFirstFetches), renewals: make(chan struct{}, maxRenewals)}
 }
 
 // refuses returns the failure for an account without a token that asks while
-// the server is known to be unavailable. When it is time to try again, it lets
-// one account a second pass.
+// the server is known to be unavailable, or while too many others wait. When it
+// is time to try an unavailable server again, it lets one account a second pass.
 func (b *breaker) refuses(s *slot, phase phase, now time.Time) error {
 	if s.account == nil || phase != absent || s.flight != nil {
 		return nil
+	}
+	if s.held.Load() == nil && s.cache.accounts.full() {
+		return &backoffError{err: errFull, retryIn: backoffFirst}
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -43,21 +61,19 @@ func (b *breaker) refuses(s *slot, phase phase, now time.Time) error {
 
 // guard makes an account's fetch when there is a place for it, and takes note
 // of how it went.
-func (b *breaker) guard(fetch func() (*tokenendpoint.Token, error)) (*tokenendpoint.Token, error) {
-	b.mu.Lock()
-	if b.places == nil {
-		b.places = make(chan struct{}, maxFetches)
+func (b *breaker) guard(first bool, fetch func() (*tokenendpoint.Token, error)) (*tokenendpoint.Token, error) {
+	places := b.renewals
+	if first {
+		places = b.first
 	}
-	b.mu.Unlock()
-
 	waited := false
 	select {
-	case b.places <- struct{}{}:
+	case places <- struct{}{}:
 	default:
 		waited = true
-		b.places <- struct{}{}
+		places <- struct{}{}
 	}
-	defer func() { <-b.places }()
+	defer func() { <-places }()
 	if err := b.known(); waited && err != nil {
 		return nil, err // it has been found out meanwhile
 	}
@@ -72,13 +88,19 @@ func (b *breaker) known() error {
 	return b.failure
 }
 
+// note takes note of what a fetch says about the server.
 func (b *breaker) note(err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	failed, ok := errors.AsType[*tokenendpoint.Error](err)
-	if !ok || failed.Kind != tokenendpoint.Unavailable {
+	switch {
+	case err == nil, ok && (failed.Kind == tokenendpoint.Refused || failed.Kind == tokenendpoint.Unreadable):
 		b.failure, b.failures = nil, 0 // the server answers
 		return
+	case !ok || failed.Kind == tokenendpoint.Unprepared:
+		return // it was not asked
+	case failed.Status == http.StatusInternalServerError || failed.Code == "server_error":
+		return // as like as not it stumbles over one caller's token: the others have theirs
 	}
 	now := time.Now()
 	if b.failure != nil && !reached(b.until, now.Add(backoffFirst)) {

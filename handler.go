@@ -86,6 +86,9 @@ func (h *Handler) refusal(w http.ResponseWriter, err error) error {
 	case answered && failed.Kind == tokenendpoint.Unavailable, errors.Is(err, errNoLife), errors.Is(err, context.Canceled):
 		status, text = http.StatusServiceUnavailable, "no access token for the upstream: the authorization server is unavailable"
 		w.Header().Set("Retry-After", strconv.Itoa(retryAfterSeconds(err)))
+	case errors.Is(err, errFull):
+		status, text = http.StatusServiceUnavailable, "no access token for the upstream: too many callers wait for one"
+		w.Header().Set("Retry-After", strconv.Itoa(retryAfterSeconds(err)))
 	case answered && failed.Kind == tokenendpoint.Refused:
 		text = "no access token for the upstream: the authorization server refused to issue one"
 	case answered && failed.Kind == tokenendpoint.Unreadable:

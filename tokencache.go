@@ -85,7 +85,7 @@ type tokenCache struct {
 
 	slot     slot      // of the client without accounts
 	accounts *accounts // of a client with accounts, else nil
-	breaker  breaker   // for accounts
+	breaker  *breaker  // for accounts, else nil
 	session  session   // kept here for the fetchers; the cache does not look into it
 }
 
@@ -119,7 +119,7 @@ func newTokenCache(life lifeSettings, maxAccounts int) *tokenCache {
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	c.slot.cache = c
 	if maxAccounts > 0 {
-		c.accounts = newAccounts(c, maxAccounts)
+		c.accounts, c.breaker = newAccounts(c, maxAccounts), newBreaker()
 	}
 	return c
 }
@@ -434,6 +434,9 @@ func (s *slot) fetchNow() *flight {
 		s.timer.Stop()
 	}
 	s.wanted, s.letGo = false, false
+	if s.account != nil {
+		s.cache.accounts.wait(s.account)
+	}
 	s.flight = &flight{done: make(chan struct{}), started: time.Now()}
 	next := job{inputs: s.account.inputs()}
 	if held := s.held.Load(); held != nil {
@@ -458,6 +461,8 @@ func (s *slot) fly(f *flight, job job) {
 		o.account = s.account.name()
 		if o.err == nil {
 			s.cache.accounts.prove(s.account)
+		} else {
+			s.cache.accounts.fail(s.account)
 		}
 	}
 	close(f.done)
@@ -478,7 +483,7 @@ func (s *slot) fetch(source fetcher, job job) (token *tokenendpoint.Token, err e
 		}
 	}()
 	if s.account != nil {
-		return s.cache.breaker.guard(func() (*tokenendpoint.Token, error) { return source.fetch(s.cache.ctx, job) })
+		return s.cache.breaker.guard(job.held == nil, func() (*tokenendpoint.Token, error) { return source.fetch(s.cache.ctx, job) })
 	}
 	return source.fetch(s.cache.ctx, job)
 }
