@@ -96,6 +96,7 @@ func TestRefusedCaddyfilesOfProofsAndGrants(t *testing.T) {
 		{"a grant by its URN", blockWith("grant urn:ietf:params:oauth:grant-type:token-exchange {\nsubject_token {env.A}\n}"), `grant urn:ietf:params:oauth:grant-type:token-exchange takes no block: ` + fields + line6},
 		{"a token type that is none", blockWith("grant token_exchange {\nsubject_token_type bearer\n}"), `grant: "bearer" is not a token type: write a URN, or one of access_token, id_token, refresh_token, jwt, saml1, saml2` + line6},
 		{"the type of no actor", blockWith("grant token_exchange {\nactor_token_type jwt\n}"), "grant: actor_token_type is for an actor_token, which is missing (RFC 8693 section 2.1)" + line6},
+		{"the caller's token in a field of its own is both kept and exchanged", blockWith("keep_existing\ninject header X-Token\ngrant token_exchange {\nsubject_token {header.x-token}\n}"), "keep_existing: every caller brings an X-Token field here, so none would get a token: remove 'keep_existing', or take the caller's token from another field" + line6},
 		{"the caller's token is both kept and exchanged", blockWith("grant token_exchange\nkeep_existing"), "keep_existing: every caller brings an Authorization field here, so none would get a token: remove 'keep_existing', or take the caller's token from another field" + line7},
 		{"the subject token as a form field", blockWith("grant token_exchange\ntoken_param subject_token x"), "token_param: the form field subject_token is set by 'grant token_exchange': use that instead" + line7},
 

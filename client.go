@@ -311,8 +311,8 @@ func (c *Client) checkAccount() error {
 		return optionErrorf("account", "%q is the same for every request: write a request placeholder, such as {http.auth.user.id}", c.Account)
 	case c.MaxAccounts < 0:
 		return optionErrorf("max_accounts", "must be a number greater than zero")
-	case c.KeepExisting && newInjector(*c).name == "Authorization" && slices.ContainsFunc(c.requestInputs(), requestInput.isCallersToken):
-		return optionErrorf("keep_existing", "every caller brings an Authorization field here, so none would get a token: remove 'keep_existing', or take the caller's token from another field")
+	case c.KeepExisting && slices.Contains(sourceHeaders(c.requestInputs()), newInjector(*c).name):
+		return optionErrorf("keep_existing", "every caller brings an %s field here, so none would get a token: remove 'keep_existing', or take the caller's token from another field", newInjector(*c).name)
 	case c.MaxAccounts > 0 && len(c.requestInputs()) == 0:
 		return optionErrorf("max_accounts", "goes with 'account', or with a grant for each caller")
 	}

@@ -470,6 +470,46 @@ func TestCallersTokenGoesNowhereElse(t *testing.T) {
 	}
 }
 
+// TestErrorRoutesNeverSeeTheCallersToken, whether it was refused or the upstream
+// is down: they may have an upstream of their own.
+func TestErrorRoutesNeverSeeTheCallersToken(t *testing.T) {
+	const caller = "the-token-of-the-caller"
+	tests := []struct {
+		name   string
+		grant  string
+		lines  string
+		header http.Header
+		status int
+		body   string // of the token answer
+	}{
+		{"the token is refused", "token_exchange", "", bearing(caller), 400, `{"error":"invalid_grant"}`},
+		{"the token is malformed", "token_exchange", "", bearing(caller + " " + caller), 0, ""},
+		{"the upstream is down", "token_exchange", "", bearing(caller), 200, `{"access_token":"T"}`},
+		{"the token goes elsewhere", "token_exchange", "inject header X-Api-Key", bearing(caller), 200, `{"access_token":"T"}`},
+		{"the token goes into the query", "token_exchange", "inject query access_token", bearing(caller), 200, `{"access_token":"T"}`},
+		{"without a token the request goes on", "token_exchange", "on_error pass", bearing(caller), 400, `{"error":"invalid_grant"}`},
+		{"the caller brings one for the upstream", "token_exchange {\nsubject_token {http.request.header.X-Subject}\n}", "keep_existing", http.Header{"X-Subject": {caller}, "Authorization": {"Bearer own"}}, 0, ""},
+		{"from a field of its own", "token_exchange {\nsubject_token {http.request.header.X-Subject}\n}", "", http.Header{"X-Subject": {caller}}, 200, `{"access_token":"T"}`},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			auth, errorPages := newAuthServer(t), newAPIServer(t)
+			auth.says(test.status, test.body)
+			t.Setenv("DEAD", freeAddress(t))
+			site := grantSiteWith(test.grant, test.lines)
+			site = strings.Replace(site, "reverse_proxy {$API}", "reverse_proxy {$DEAD}", 1)
+			site = strings.Replace(site, `respond "{err.status_code} {err.message}"`, "reverse_proxy {$API}", 1)
+			proxy := runCaddy(t, site)
+
+			proxy.get("/", test.header)
+
+			if text := fmt.Sprint(errorPages.last(t).header); strings.Contains(text, caller) {
+				t.Errorf("the error routes' upstream sees %s", text)
+			}
+		})
+	}
+}
+
 // TestEachCallerGetsTheOwnToken: 1,000 callers at the same time, and each
 // request reaches the API with what its caller's token was exchanged for.
 func TestEachCallerGetsTheOwnToken(t *testing.T) {

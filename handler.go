@@ -16,11 +16,17 @@ import (
 // ServeHTTP takes the token, puts it on the request, calls the next handler
 // and puts back what was there before. If the API rejects the token, the
 // request goes out once more with a new one.
-func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) (err error) {
+	defer func() {
+		if err != nil {
+			h.injector.dropSources(r)
+		}
+	}()
 	if r.Method == http.MethodTrace {
 		return errTrace
 	}
 	if h.live.KeepExisting && h.injector.present(r) {
+		h.injector.dropSources(r)
 		return next.ServeHTTP(w, r)
 	}
 	slot, err := h.live.slot(r)

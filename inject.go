@@ -112,6 +112,15 @@ func (in *injector) take(r *http.Request) original {
 	return before
 }
 
+// dropSources removes for good what the caller meant for us alone, where it is not
+// removed for the next handler only: error routes, say, may have an upstream of
+// their own.
+func (in *injector) dropSources(r *http.Request) {
+	for _, name := range in.sources {
+		delete(r.Header, name)
+	}
+}
+
 // takeOut removes the named fields from the header and remembers them.
 func (before *original) takeOut(h http.Header, names []string) {
 	for _, name := range names {
