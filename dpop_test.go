@@ -412,6 +412,30 @@ func TestSecondAttemptHasTheNonceOfItsOwnRefusal(t *testing.T) {
 	}
 }
 
+// TestSecondAttemptHasAnAssertionOfItsOwn: the server may have noted the first.
+func TestSecondAttemptHasAnAssertionOfItsOwn(t *testing.T) {
+	servers := newBoundServers(t)
+	servers.atAuth.wants("first-nonce")
+	key := newECKey(t, elliptic.P256())
+	t.Setenv("KEY_FILE", secretFile(t, pkcs8Text(t, key)))
+	proxy := runCaddy(t, dpopSiteWith("grant jwt_bearer {\nkey {$KEY_FILE}\nsubject alice\n}"))
+
+	proxy.want(http.StatusOK)
+
+	servers.wantRefused(t, "use_dpop_nonce")
+	seen := make(map[string]bool)
+	for _, r := range servers.auth.seen() {
+		j, err := verify(r.form.Get("assertion"), "ES256", key.Public())
+		if err != nil {
+			t.Fatal(err)
+		}
+		seen[j.text("jti")] = true
+	}
+	if len(seen) != 2 {
+		t.Errorf("the assertions have %d different jti, want 2", len(seen))
+	}
+}
+
 // nonceIn returns the nonce of a request's proof.
 func nonceIn(t testing.TB, r *http.Request) string {
 	signed, err := jose.ParseSigned(r.Header.Get("DPoP"), []jose.SignatureAlgorithm{jose.ES256})

@@ -241,9 +241,9 @@ func (g Grant) checkTokenExchange() error {
 	return nil
 }
 
-// addGrant adds the grant and its parameters to the form. done is called with the
-// token that comes of it, or nil.
-func (c *liveClient) addGrant(ctx context.Context, e *expander, s *settings, audience string) (done func(*tokenendpoint.Token)) {
+// addGrant adds the grant and its parameters to the form, but for an assertion,
+// which assert makes. done is called with the token that comes of it, or nil.
+func (c *liveClient) addGrant(ctx context.Context, e *expander, s *settings, audience string) (assert asserter, done func(*tokenendpoint.Token)) {
 	// A refresh token in the answer is of no use but to the refresh_token grant:
 	// the others can be repeated (RFC 6749 section 4.4.3, RFC 8693 section 2.2.1).
 	done = func(*tokenendpoint.Token) {}
@@ -264,7 +264,7 @@ func (c *liveClient) addGrant(ctx context.Context, e *expander, s *settings, aud
 		s.form.Set("refresh_token", newest.Reveal())
 		done = chain.putBack
 	case jwtBearer:
-		s.form.Set("assertion", c.assertion(e, s, audience).Reveal())
+		assert = c.assertion(e, s, audience)
 	case tokenExchange:
 		s.form.Set("subject_token", e.value("subject_token", string(g.SubjectToken)))
 		s.form.Set("subject_token_type", tokenTypeURN(g.SubjectTokenType))
@@ -272,14 +272,19 @@ func (c *liveClient) addGrant(ctx context.Context, e *expander, s *settings, aud
 		s.form.Set("actor_token_type", tokenTypeURN(g.ActorTokenType))
 		s.form.Set("requested_token_type", tokenTypeURN(g.RequestedTokenType))
 	}
-	return done
+	return assert, done
 }
 
-// assertion returns the assertion of the jwt_bearer grant.
-func (c *Client) assertion(e *expander, s *settings, audience string) tokenendpoint.Secret {
+// asserter makes an assertion; one that is signed here is another each time.
+type asserter func() (tokenendpoint.Secret, error)
+
+// assertion returns what makes the assertion of the jwt_bearer grant; nil if that
+// fails.
+func (c *Client) assertion(e *expander, s *settings, audience string) asserter {
 	g := c.grant()
 	if g.Assertion != "" {
-		return e.secret("assertion", g.Assertion)
+		assertion := e.secret("assertion", g.Assertion)
+		return func() (tokenendpoint.Secret, error) { return assertion, nil }
 	}
 	claims := tokenendpoint.AssertionClaims{
 		Issuer:   s.clientID,
@@ -291,7 +296,7 @@ func (c *Client) assertion(e *expander, s *settings, audience string) tokenendpo
 	if g.ServiceAccount != "" {
 		account := e.serviceAccount(g.ServiceAccount)
 		if account == nil {
-			return tokenendpoint.Secret{}
+			return nil
 		}
 		key = account.Key
 		claims.Issuer, claims.Audience, claims.Lifetime = account.ClientEmail, account.TokenURI, googleLifetime
@@ -299,7 +304,7 @@ func (c *Client) assertion(e *expander, s *settings, audience string) tokenendpo
 			claims.More["scope"] = scope // Google looks for it here
 		}
 	} else if key = e.signingKey("grant", g.Key, g.KeyID, "", g.Algorithm); key == nil {
-		return tokenendpoint.Secret{}
+		return nil
 	}
 	if g.Issuer != "" {
 		claims.Issuer = e.value("grant", g.Issuer)
@@ -320,11 +325,9 @@ func (c *Client) assertion(e *expander, s *settings, audience string) tokenendpo
 		claims.More[name] = e.value("claim", text)
 	}
 	if e.err != nil {
-		return tokenendpoint.Secret{}
+		return nil
 	}
-	signed, err := tokenendpoint.SignAssertion(key, claims)
-	e.fail("grant", err)
-	return signed
+	return func() (tokenendpoint.Secret, error) { return tokenendpoint.SignAssertion(key, claims) }
 }
 
 // serviceAccount reads Google's key file; nil if that fails.

@@ -116,7 +116,10 @@ func (c *liveClient) rehearse(e *expander, s *settings) (firstRefreshToken token
 	}
 	switch g := c.grant(); g.Type {
 	case jwtBearer:
-		c.assertion(e, s, audience)
+		if assert := c.assertion(e, s, audience); assert != nil {
+			_, err := assert()
+			e.fail("grant", err)
+		}
 	case tokenExchange:
 		e.value("actor_token", string(g.ActorToken))
 		e.value("subject_token", string(g.SubjectToken))
@@ -282,7 +285,7 @@ func (c *liveClient) fetch(ctx context.Context, job job) (*tokenendpoint.Token, 
 	}
 	audience := cmp.Or(s.issuer, s.endpoint)
 	auth := c.prove(e, s, audience)
-	done := c.addGrant(ctx, e, s, audience)
+	assert, done := c.addGrant(ctx, e, s, audience)
 	var token *tokenendpoint.Token
 	defer func() { done(token) }() // whatever happens, a panic in the transport included
 	if e.err != nil {
@@ -293,6 +296,7 @@ func (c *liveClient) fetch(ctx context.Context, job job) (*tokenendpoint.Token, 
 		Endpoint:  s.endpoint,
 		Form:      s.form,
 		Auth:      auth,
+		Assertion: assert,
 		Header:    s.header,
 		UserAgent: userAgent,
 		Timeout:   c.timeout(),

@@ -322,7 +322,8 @@ type proofServer struct {
 	*httptest.Server
 	mu         sync.Mutex
 	proofs     []map[string]any
-	assertions []map[string]any
+	assertions []map[string]any // of the client
+	grants     []map[string]any // the assertions of the grant
 }
 
 // newProofServer answers the n-th request, from 1 on, as answer does.
@@ -340,6 +341,8 @@ func newProofServer(t *testing.T, answer func(n int, w http.ResponseWriter)) *pr
 		s.proofs = append(s.proofs, proof)
 		_, assertion := verified(t, r.PostFormValue("client_assertion"), "EdDSA", publicOf(t, edJWK))
 		s.assertions = append(s.assertions, assertion)
+		_, grant := verified(t, r.PostFormValue("assertion"), "EdDSA", publicOf(t, edJWK))
+		s.grants = append(s.grants, grant)
 		answer(len(s.proofs), w)
 	}))
 	t.Cleanup(s.Close)
@@ -438,6 +441,9 @@ func TestRequestWithProof(t *testing.T) {
 			server := newProofServer(t, test.answer)
 			r := request(server.URL + "/token?tenant=7")
 			r.Auth = tokenendpoint.PrivateKeyJWT{ID: clientID, Key: mustParseKey(t, edJWK, tokenendpoint.KeyOptions{}), Audience: issuer}
+			r.Assertion = func() (tokenendpoint.Secret, error) {
+				return tokenendpoint.SignAssertion(mustParseKey(t, edJWK, tokenendpoint.KeyOptions{}), tokenendpoint.AssertionClaims{Issuer: clientID, Audience: issuer})
+			}
 			r.Proof = mustProofKey(t, ecJWK)
 			r.Nonces = new(tokenendpoint.Nonces)
 			if test.known != "" {
@@ -471,10 +477,11 @@ func (s *proofServer) check(t *testing.T, nonces []any) {
 		got = append(got, proof["nonce"])
 		seen[takeJTI(t, proof)] = true
 		seen[takeJTI(t, s.assertions[i])] = true
+		seen[takeJTI(t, s.grants[i])] = true
 		checkSame(t, "htm, htu and ath", []any{proof["htm"], proof["htu"], proof["ath"]}, []any{"POST", s.URL + "/token", nil})
 	}
 	checkSame(t, "the nonces of the proofs", got, nonces)
-	if len(seen) != 2*len(s.proofs) {
+	if len(seen) != 3*len(s.proofs) {
 		t.Errorf("a proof or an assertion was sent twice")
 	}
 }

@@ -38,6 +38,11 @@ type Request struct {
 	// Auth adds the client's credentials.
 	Auth ClientAuth
 
+	// Assertion, if set, makes the assertion of the jwt-bearer grant (RFC 7523
+	// section 2.1). It is called for each attempt: a server may take an assertion
+	// once only.
+	Assertion func() (Secret, error)
+
 	// Header has further header fields; they win over the defaults.
 	Header http.Header
 
@@ -185,6 +190,13 @@ func (r Request) authenticated(nonce string) (url.Values, http.Header, error) {
 		"User-Agent":   {r.UserAgent},
 	}
 	maps.Copy(header, r.Header)
+	if r.Assertion != nil {
+		assertion, err := r.Assertion()
+		if err != nil {
+			return nil, nil, err
+		}
+		form.Set("assertion", assertion.Reveal())
+	}
 	if err := r.Auth.Authenticate(form, header); err != nil {
 		return nil, nil, err
 	}
