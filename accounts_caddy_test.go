@@ -216,51 +216,62 @@ func TestLeastRecentlyUsedAccountsMakeRoom(t *testing.T) {
 	}
 }
 
-// TestWhatOneAccountSaysAboutTheServer: that it is unavailable is known to all
-// then. But a token that the server stumbles over keeps nobody else out.
-func TestWhatOneAccountSaysAboutTheServer(t *testing.T) {
+// TestWhatAccountsSayAboutTheServer: that it is unavailable is known to all, once it
+// says so or has been twice in a row. But a token that the server stumbles over
+// keeps nobody else out.
+func TestWhatAccountsSayAboutTheServer(t *testing.T) {
 	const unavailable = "503 no access token for the upstream: the authorization server is unavailable"
 	tests := []struct {
-		name   string
-		status int
-		body   string
-		want   string // what the next account gets
+		name       string
+		status     int
+		body       string
+		retryAfter string
+		first      string // what somebody else gets after the first such answer
+		second     string // and after the second in a row
 	}{
-		{"503", 503, "", unavailable},
-		{"502 of a gateway", 502, "", unavailable},
-		{"429", 429, "", unavailable},
-		{"temporarily_unavailable", 400, `{"error":"temporarily_unavailable"}`, unavailable + " (temporarily_unavailable)"},
-		{"500", 500, "", "fine"},
-		{"server_error", 400, `{"error":"server_error"}`, "fine"},
-		{"a refusal", 400, `{"error":"invalid_grant"}`, "fine"},
-		{"nonsense", 200, "<html>", "fine"},
+		{"503", 503, "", "", "fine", unavailable},
+		{"503 that asks for time", 503, "", "300", unavailable, unavailable},
+		{"502 of a gateway", 502, "", "", "fine", unavailable},
+		{"429", 429, "", "300", unavailable, unavailable},
+		{"temporarily_unavailable", 400, `{"error":"temporarily_unavailable"}`, "", "fine", unavailable + " (temporarily_unavailable)"},
+		{"500", 500, "", "300", "fine", "fine"},
+		{"server_error", 400, `{"error":"server_error"}`, "", "fine", "fine"},
+		{"a refusal", 400, `{"error":"invalid_grant"}`, "", "fine", "fine"},
+		{"nonsense", 200, "<html>", "", "fine", "fine"},
 	}
 	for _, test := range tests {
-		t.Run(test.name, func(t *testing.T) {
-			auth := newAuthServer(t)
-			newAPIServer(t)
-			auth.answers(func(w http.ResponseWriter, r tokenRequest) {
-				if r.form.Get("user") == "eve" {
-					w.Header().Set("Retry-After", "300")
-					say(w, test.status, test.body)
-					return
+		for failures, want := range map[int]string{1: test.first, 2: test.second} {
+			t.Run(fmt.Sprint(test.name, ", ", failures), func(t *testing.T) {
+				auth := newAuthServer(t)
+				newAPIServer(t)
+				auth.answers(func(w http.ResponseWriter, r tokenRequest) {
+					if strings.HasPrefix(r.form.Get("user"), "eve") {
+						if test.retryAfter != "" {
+							w.Header().Set("Retry-After", test.retryAfter)
+						}
+						say(w, test.status, test.body)
+						return
+					}
+					issuing(time.Hour)(w, r)
+				})
+				proxy := runCaddy(t, tellingSite("account {http.request.header.X-User}\ntoken_param user {http.request.header.X-User}"))
+
+				for i := range failures {
+					if eve := proxy.getAs(fmt.Sprint("eve-", i)); eve.body == "fine" {
+						t.Fatal("eve gets a token")
+					}
 				}
-				issuing(time.Hour)(w, r)
+				before := auth.count()
+				bob := proxy.getAs("bob")
+
+				if bob.body != want {
+					t.Errorf("the next account reads\n%s, want\n%s", bob.body, want)
+				}
+				if asked := auth.count() > before; asked != (want == "fine") {
+					t.Errorf("%d token requests before, and %d now", before, auth.count())
+				}
 			})
-			proxy := runCaddy(t, tellingSite("account {http.request.header.X-User}\ntoken_param user {http.request.header.X-User}"))
-
-			if eve := proxy.getAs("eve"); eve.body == "fine" {
-				t.Fatal("eve gets a token")
-			}
-			bob := proxy.getAs("bob")
-
-			if bob.body != test.want {
-				t.Errorf("the next account reads\n%s, want\n%s", bob.body, test.want)
-			}
-			if asked := auth.count() == 2; asked != (test.want == "fine") {
-				t.Errorf("%d token requests", auth.count())
-			}
-		})
+		}
 	}
 }
 

@@ -20,9 +20,9 @@ const (
 // errFull is for newcomers while too many others wait for their first token.
 var errFull = errors.New("too many accounts wait for their first token")
 
-// breaker is what accounts share about their server. When it cannot be reached
-// or throttles one of them, the others need not find out for themselves: they
-// fail at once, and one of them tries again when it is time.
+// breaker is what accounts share about their server. When it asks to be left alone,
+// or cannot be reached twice in a row, they need not each find out for themselves:
+// they fail at once, and one of them tries again when it is time.
 type breaker struct {
 	mu       sync.Mutex
 	failure  error // not nil: the server is unavailable
@@ -106,6 +106,9 @@ func (b *breaker) note(err error) {
 	if b.failure != nil && !reached(b.until, now.Add(backoffFirst)) {
 		return // noted already
 	}
-	b.failure, b.until = err, now.Add(max(backoff(b.failures), failed.RetryAfter))
 	b.failures++
+	if b.failures == 1 && failed.RetryAfter == 0 {
+		return // once is nothing, unless the server asks to be left alone
+	}
+	b.failure, b.until = err, now.Add(max(backoff(b.failures-1), failed.RetryAfter))
 }
