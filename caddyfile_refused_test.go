@@ -114,6 +114,7 @@ func TestRefusedCaddyfilesOfProofsAndGrants(t *testing.T) {
 		{"an API without a scheme", blockWith("dpop\nupstream_base api.example"), "upstream_base: " + baseText + line7},
 		{"an API with a query", blockWith("dpop\nupstream_base https://api.example/?v=1"), "upstream_base: " + baseText + line7},
 		{"an API with credentials", blockWith("dpop\nupstream_base https://a:b@api.example"), "upstream_base: " + baseText + line7},
+		{"an API whose name is not ASCII", blockWith("dpop\nupstream_base https://büro.example"), "upstream_base: " + baseText + line7},
 		{"an API with another scheme", blockWith("dpop\nupstream_base h2c://api.example"), "upstream_base: " + baseText + line7},
 		{"bound tokens in another field", blockWith("inject header X-Api-Key\ndpop\nupstream_base https://api.example"), "inject: tokens bound by 'dpop' go into the Authorization field (RFC 9449 section 7.1): remove 'inject'" + line6},
 		{"a proof by hand", blockWith("token_header dpop x\ndpop\nupstream_base https://api.example"), "token_header: the DPoP field is set by 'dpop': remove one of the two" + line6},

@@ -1,6 +1,7 @@
 package upstreamoauth2
 
 import (
+	"cmp"
 	"errors"
 	"net/http"
 	"net/url"
@@ -40,7 +41,7 @@ func (c *Client) checkDPoP() error {
 
 func checkUpstreamBase(base string) error {
 	u, err := url.Parse(base)
-	if err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" || u.User != nil || strings.ContainsAny(base, "?#") {
+	if err != nil || !isPlain(base, "") || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" || u.User != nil || strings.ContainsAny(base, "?#") {
 		return errors.New("must be an absolute URL without credentials, query and fragment, such as https://api.example.com")
 	}
 	return nil
@@ -79,7 +80,7 @@ func (p *prover) prove(r *http.Request, token *heldToken) {
 func (p *prover) proveWith(r *http.Request, token *heldToken, nonce string) {
 	proof, err := p.key.Proof(tokenendpoint.Proof{
 		Method:      r.Method,
-		URL:         p.base + r.URL.EscapedPath(),
+		URL:         p.base + cmp.Or(r.URL.EscapedPath(), "/"), // as it goes upstream
 		Nonce:       nonce,
 		AccessToken: token.AccessToken,
 	})

@@ -220,13 +220,21 @@ func TestEachRequestHasAProofOfItsOwn(t *testing.T) {
 
 // TestProofNamesThePathAsTheDirectiveSeesIt, so that a rewrite ahead of it counts.
 func TestProofNamesThePathAsTheDirectiveSeesIt(t *testing.T) {
-	servers := newBoundServers(t)
-	proxy := runCaddy(t, strings.Replace(dpopSiteWith(""), "\n\treverse_proxy", "\n\turi strip_prefix /partner\n\treverse_proxy", 1))
+	for name, rewrite := range map[string]string{
+		"a shorter path":   "uri strip_prefix /partner",
+		"an empty path":    `uri replace /partner/orders ""`,
+		"an escaped slash": "uri replace /partner/ /a%2Fb/",
+	} {
+		t.Run(name, func(t *testing.T) {
+			servers := newBoundServers(t)
+			proxy := runCaddy(t, strings.Replace(dpopSiteWith(""), "\n\treverse_proxy", "\n\t"+rewrite+"\n\treverse_proxy", 1))
 
-	if answer := proxy.get("/partner/orders?a=b", nil); answer.status != http.StatusOK {
-		t.Errorf("status %d: %s", answer.status, answer.body)
+			if answer := proxy.get("/partner/orders?a=b", nil); answer.status != http.StatusOK {
+				t.Errorf("status %d: %s", answer.status, answer.body)
+			}
+			servers.wantRefused(t)
+		})
 	}
-	servers.wantRefused(t)
 }
 
 // TestNonces: a server that wants one says so once; after that they come with

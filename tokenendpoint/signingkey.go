@@ -227,6 +227,7 @@ func readJWK(data []byte) (*jose.JSONWebKey, error) {
 	var member struct {
 		Type    string          `json:"kty"`
 		Use     string          `json:"use"`
+		Ops     []string        `json:"key_ops"`
 		Private json.RawMessage `json:"d"`
 	}
 	err := json.Unmarshal(data, &member)
@@ -241,6 +242,8 @@ func readJWK(data []byte) (*jose.JSONWebKey, error) {
 		return nil, errors.New("the JWK is a public key: the private one is needed")
 	case member.Use == "enc":
 		return nil, errors.New("the JWK is for encryption, not for signatures: its use is enc")
+	case len(member.Ops) > 0 && !slices.Contains(member.Ops, "sign"):
+		return nil, errors.New("the JWK is not for signing: its key_ops are without sign")
 	}
 	var key jose.JSONWebKey
 	if json.Unmarshal(data, &key) != nil || !sound(key.Key) {

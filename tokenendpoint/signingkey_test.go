@@ -403,6 +403,7 @@ func TestSigningKeyRefused(t *testing.T) {
 		{"symmetric JWK", symmetricJWK, tokenendpoint.KeyOptions{}, "client_secret_jwt"},
 		{"public JWK", ecPublicJWK, tokenendpoint.KeyOptions{}, "public key"},
 		{"JWK for encryption", encryptionJWK, tokenendpoint.KeyOptions{}, "for encryption"},
+		{"JWK for another operation", swap(edJWK, `"kty"`, `"key_ops":["verify"],"kty"`), tokenendpoint.KeyOptions{}, "not for signing"},
 		{"JWK with X25519", swap(edJWK, "Ed25519", "X25519"), tokenendpoint.KeyOptions{}, "another kind"},
 		{"JWK with secp256k1", swap(ecJWK, "P-256", "secp256k1"), tokenendpoint.KeyOptions{}, "another kind"},
 		{"JWK whose parts do not belong together", swap(ecJWK, "870MB6gf", "870MB6gg"), tokenendpoint.KeyOptions{}, "damaged"},
