@@ -295,6 +295,31 @@ func TestClientsWithACertificateUseTheirOwnEndpoint(t *testing.T) {
 	}
 }
 
+// TestPlainHTTPIsForWhoAllowsIt: what one client was told of the server is not used
+// by another that is stricter, such as the same one after a reload.
+func TestPlainHTTPIsForWhoAllowsIt(t *testing.T) {
+	auth, plain := newAuthServer(t, withTLS), newAuthServer(t)
+	newAPIServer(t)
+	document := metadata("", map[string]any{"token_endpoint": plain.URL + "/token"})
+	auth.answers(publishing(map[string]string{rfc8414Place: document}, nil))
+	t.Setenv("ISSUER", auth.URL)
+	t.Setenv("CA_FILE", pemFile(t, "CERTIFICATE", auth.Certificate().Raw))
+	plain.answers(issuing(time.Second))
+	proxy := runCaddy(t, issuerSiteWith(trustingTransport+"\nallow_http"))
+	proxy.want(http.StatusOK)
+
+	proxy.reload(issuerSiteWith(trustingTransport))
+	before := plain.count()
+	proxy.want(http.StatusBadGateway)
+
+	if n := plain.count() - before; n != 0 {
+		t.Errorf("%d token requests over plain http", n)
+	}
+	if got, want := proxy.failure(), "its token_endpoint must use https, as the issuer does"; !strings.Contains(got, want) {
+		t.Errorf("the log says\n%s, want\n%s", got, want)
+	}
+}
+
 // TestNothingIsFetchedWhileAConfigLoads: "caddy validate" works without a
 // network, and a config loads while the authorization server is down.
 func TestNothingIsFetchedWhileAConfigLoads(t *testing.T) {

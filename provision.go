@@ -229,7 +229,7 @@ func (c *liveClient) settingsKey(s *settings, refresh tokenendpoint.Secret, proo
 	config, _ := json.Marshal(c.Client)
 	rest, _ := json.Marshal([]any{ // plain values: it cannot fail
 		c.clientAuth(), c.grant(), c.Account, c.maxAccounts(), c.DPoP, thumbprint, c.anyTokenType(),
-		c.RefreshAhead, c.DefaultLifetime, c.Timeout, c.TransportRaw,
+		c.RefreshAhead, c.DefaultLifetime, c.Timeout, c.TransportRaw, c.AllowHTTP,
 	})
 	parts := []string{
 		s.issuer, s.endpoint, s.clientID, s.secret.Reveal(), refresh.Reveal(),
