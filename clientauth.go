@@ -33,9 +33,9 @@ type ClientAuth struct {
 	// Default: client_secret_basic.
 	Method string `json:"method,omitempty"`
 
-	// For private_key_jwt and tls_client_auth: the private key, as PEM or JWK. A
-	// file, which is read at each token request, or a placeholder that holds the
-	// key itself.
+	// For private_key_jwt and tls_client_auth: the private key, as PEM or, for
+	// private_key_jwt, as JWK. A file, which is read at each token request, or a
+	// placeholder that holds the key itself.
 	Key Credential `json:"key,omitempty"`
 
 	// For private_key_jwt: the key's id at the server, sent as kid. Default: the

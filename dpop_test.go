@@ -338,83 +338,78 @@ func TestNonces(t *testing.T) {
 	})
 }
 
+// nonceGiver gives a nonce with each answer, and refuses the first request for want
+// of one. It does not end that answer before it is released.
+type nonceGiver struct {
+	refused, release chan struct{}
+
+	mu   sync.Mutex
+	sent []string // the nonces of the proofs
+}
+
+func newNonceGiver() *nonceGiver {
+	return &nonceGiver{refused: make(chan struct{}), release: make(chan struct{})}
+}
+
+func (g *nonceGiver) serve(t testing.TB, w http.ResponseWriter, r *http.Request, refuse, accept func()) {
+	nonce := nonceIn(t, r)
+	g.mu.Lock()
+	g.sent = append(g.sent, nonce)
+	number := len(g.sent)
+	g.mu.Unlock()
+	w.Header().Set("DPoP-Nonce", fmt.Sprint("nonce-", number))
+	if number > 1 {
+		accept()
+		return
+	}
+	refuse()
+	_ = http.NewResponseController(w).Flush()
+	close(g.refused)
+	select {
+	case <-g.release:
+	case <-r.Context().Done():
+	}
+}
+
 // TestSecondAttemptHasTheNonceOfItsOwnRefusal: where each nonce is good for one
 // proof, the newest one belongs to whoever was given it.
 func TestSecondAttemptHasTheNonceOfItsOwnRefusal(t *testing.T) {
-	// givingNonces answers the first request with a refusal and a nonce, but does
-	// not end the answer before another request has been given a newer one.
-	givingNonces := func(refuse func(http.ResponseWriter), accept http.HandlerFunc, ended chan struct{}) (_ http.HandlerFunc, begun chan struct{}, nonces func() []string) {
-		var (
-			mu   sync.Mutex
-			sent []string // the nonces in the proofs
-		)
-		begun = make(chan struct{})
-		return func(w http.ResponseWriter, r *http.Request) {
-				nonce := nonceIn(t, r)
-				mu.Lock()
-				sent = append(sent, nonce)
-				number := len(sent)
-				mu.Unlock()
-				w.Header().Set("DPoP-Nonce", fmt.Sprint("nonce-", number))
-				if number > 1 {
-					accept(w, r)
-					return
-				}
-				refuse(w)
-				_ = http.NewResponseController(w).Flush()
-				close(begun)
-				select {
-				case <-ended:
-				case <-r.Context().Done():
-				}
-			}, begun, func() []string {
-				mu.Lock()
-				defer mu.Unlock()
-				return slices.Clone(sent)
-			}
-	}
-	issueBound := func(w http.ResponseWriter, _ *http.Request) {
+	issueBound := func(w http.ResponseWriter) {
 		say(w, http.StatusOK, `{"access_token":"T","token_type":"DPoP","expires_in":3600}`)
 	}
-	for _, at := range []string{"the token endpoint", "the API"} {
-		t.Run(at, func(t *testing.T) {
-			auth, api := newAuthServer(t), newAPIServer(t)
-			ended := make(chan struct{})
-			var (
-				serve  http.HandlerFunc
-				begun  chan struct{}
-				nonces func() []string
-			)
-			if at == "the API" {
-				serve, begun, nonces = givingNonces(func(w http.ResponseWriter) {
-					w.Header().Set("WWW-Authenticate", `DPoP error="use_dpop_nonce"`)
-					w.WriteHeader(http.StatusUnauthorized)
-				}, func(http.ResponseWriter, *http.Request) {}, ended)
-				api.answers(serve)
-				auth.answers(func(w http.ResponseWriter, r tokenRequest) { issueBound(w, r.Request) })
+	for name, atAPI := range map[string]bool{"at the token endpoint": false, "at the API": true} {
+		t.Run(name, func(t *testing.T) {
+			auth, api, giver := newAuthServer(t), newAPIServer(t), newNonceGiver()
+			if atAPI {
+				auth.answers(func(w http.ResponseWriter, _ tokenRequest) { issueBound(w) })
+				api.answers(func(w http.ResponseWriter, r *http.Request) {
+					giver.serve(t, w, r, func() {
+						w.Header().Set("WWW-Authenticate", `DPoP error="use_dpop_nonce"`)
+						w.WriteHeader(http.StatusUnauthorized)
+					}, func() {})
+				})
 			} else {
-				serve, begun, nonces = givingNonces(func(w http.ResponseWriter) {
-					say(w, http.StatusBadRequest, `{"error":"use_dpop_nonce"}`)
-				}, issueBound, ended)
-				auth.answers(func(w http.ResponseWriter, r tokenRequest) { serve(w, r.Request) })
+				auth.answers(func(w http.ResponseWriter, r tokenRequest) {
+					giver.serve(t, w, r.Request, func() { say(w, http.StatusBadRequest, `{"error":"use_dpop_nonce"}`) }, func() { issueBound(w) })
+				})
 			}
 			proxy := runCaddy(t, dpopSiteWith("account {http.request.header.X-User}"))
 
 			site := os.Getenv("SITE")
-			answers := make(chan int)
+			alice := make(chan int)
 			go func() {
 				answer, _ := proxy.try(http.MethodGet, site, "/", http.Header{"X-User": {"alice"}})
-				answers <- answer.status
+				alice <- answer.status
 			}()
-			<-begun
-			proxy.wantAs("bob", http.StatusOK)
-			close(ended)
+			<-giver.refused
+			proxy.wantAs("bob", http.StatusOK) // who is given another nonce
+			close(giver.release)
 
-			if status := <-answers; status != http.StatusOK {
+			if status := <-alice; status != http.StatusOK {
 				t.Errorf("status %d", status)
 			}
-			if got := nonces(); len(got) != 3 || got[2] != "nonce-1" {
-				t.Errorf("the nonces of the proofs are %q, the last of which should be nonce-1", got)
+			if sent := giver.sent; len(sent) != 3 || sent[2] != "nonce-1" {
+				t.Errorf("the nonces of the proofs are %q, the last of which should be nonce-1", sent)
 			}
 		})
 	}
