@@ -531,6 +531,25 @@ func TestTokenTypeHasToFit(t *testing.T) {
 	}
 }
 
+// TestServerThatInsistsOnProofs tells those who send none what to write.
+func TestServerThatInsistsOnProofs(t *testing.T) {
+	for _, code := range []string{"invalid_dpop_proof", "use_dpop_nonce"} {
+		t.Run(code, func(t *testing.T) {
+			auth := newAuthServer(t)
+			newAPIServer(t)
+			auth.says(http.StatusBadRequest, `{"error":"`+code+`"}`)
+			proxy := runCaddy(t, partnerSite)
+
+			proxy.want(http.StatusBadGateway)
+
+			want := "the authorization server refused the token request (" + code + "); the server wants to bind tokens to a key: write 'dpop' and 'upstream_base'"
+			if got := proxy.failure(); got != want {
+				t.Errorf("the log says\n%s, want\n%s", got, want)
+			}
+		})
+	}
+}
+
 // TestKeyOfProofs: one from a file is the file's; one made here is another for
 // each client; and both outlive a reload, with their tokens.
 func TestKeyOfProofs(t *testing.T) {

@@ -317,9 +317,15 @@ func (c *liveClient) fetch(ctx context.Context, job job) (*tokenendpoint.Token, 
 	return token, nil
 }
 
-// explained gives a refusal that is the caller's fault the hint for it.
+// explained gives a refusal the hint for it where that for the OAuth error code
+// would lead astray: when it is the caller's fault, and when we sent no proof.
 func (c *liveClient) explained(err error) error {
-	if failed, ok := errors.AsType[*tokenendpoint.Error](err); ok {
+	failed, ok := errors.AsType[*tokenendpoint.Error](err)
+	switch {
+	case !ok:
+	case c.DPoP == nil && (failed.Code == "invalid_dpop_proof" || failed.Code == "use_dpop_nonce"):
+		failed.Hint = "the server wants to bind tokens to a key: write 'dpop' and 'upstream_base'"
+	default:
 		failed.Hint = callersHints[c.callersFault(err)]
 	}
 	return err
