@@ -43,9 +43,9 @@ type account struct {
 type standing uint8
 
 const (
-	unproven standing = iota // it has had no token
-	waiting                  // its first fetch is under way
-	proven                   // it has had a token
+	waiting  standing = iota // for its first token
+	unproven                 // it has had no token
+	proven                   // it has had one
 )
 
 // accountShard is one part of the cache, with a lock of its own.
@@ -108,46 +108,30 @@ func keyOf(values []string) accountKey {
 	return accountKey(sum[:len(accountKey{})])
 }
 
-// slot returns the slot for those values, an empty one if they are new.
+// slot returns the slot for those values, an empty one if they are new. The caller
+// asks it for a token at once.
 func (a *accounts) slot(values []string) *slot {
 	key := keyOf(values)
 	shard := a.shard(key)
 
 	shard.mu.Lock()
+	defer shard.mu.Unlock()
 	if known, ok := shard.byKey[key]; ok {
 		shard.lists[known.standing].MoveToFront(known.entry)
-		shard.mu.Unlock()
 		return &known.slot
 	}
-	added := &account{key: key, request: values}
+	added := &account{key: key, request: values, standing: waiting}
 	added.slot.cache, added.slot.account = a.cache, added
 	shard.byKey[key] = added
-	added.entry = shard.lists[unproven].PushFront(added)
-	a.counts[unproven].Add(1)
-	evicted := a.surplus(shard)
-	shard.mu.Unlock()
-
-	evicted.halt()
+	added.entry = shard.lists[waiting].PushFront(added)
+	a.counts[waiting].Add(1)
 	return &added.slot
 }
 
-// surplus takes out the least recently used of the unproven accounts, if there
-// are too many; else it returns nil. The shard's lock is held, so the caller halts
-// the account later.
-func (a *accounts) surplus(shard *accountShard) *account {
-	if shard.lists[unproven].Len() <= a.maxUnproven {
-		return nil
-	}
-	oldest := shard.lists[unproven].Back().Value.(*account)
-	a.remove(shard, oldest)
-	return oldest
-}
+// full reports whether more accounts wait for their first token than may.
+func (a *accounts) full() bool { return a.counts[waiting].Load() > a.maxWaiting }
 
-// full reports whether so many accounts wait for their first token that no other
-// may.
-func (a *accounts) full() bool { return a.counts[waiting].Load() >= a.maxWaiting }
-
-// wait notes that an account's first fetch begins.
+// wait notes that another fetch begins for an account that has had no token.
 func (a *accounts) wait(acc *account) {
 	shard := a.shard(acc.key)
 	shard.mu.Lock()
@@ -157,18 +141,18 @@ func (a *accounts) wait(acc *account) {
 	}
 }
 
-// fail notes that an account's fetch failed. One that waited for its first
-// token has as little standing as before.
+// fail notes that an account's fetch failed, or that none was made. If it waited
+// for its first token, it is one of those that make room for each other now.
 func (a *accounts) fail(acc *account) {
 	shard := a.shard(acc.key)
 	shard.mu.Lock()
-	var evicted *account
-	if acc.standing == waiting {
-		a.move(shard, acc, unproven)
-		evicted = a.surplus(shard)
+	var oldest *account
+	if acc.standing == waiting && a.move(shard, acc, unproven) && shard.lists[unproven].Len() > a.maxUnproven {
+		oldest = shard.lists[unproven].Back().Value.(*account)
+		a.remove(shard, oldest)
 	}
 	shard.mu.Unlock()
-	evicted.halt()
+	oldest.halt()
 }
 
 // prove notes that an account got a token.

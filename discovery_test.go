@@ -470,14 +470,18 @@ func TestFirstMetadataRequestIsTheOnlyOne(t *testing.T) {
 // movingServer is an authorization server that is moved and changed while clients
 // use it. It is a transport, so that it works on a fake clock.
 type movingServer struct {
-	at       string // the path of its token endpoint
-	grants   string // what it supports, as JSON
+	at     string // the path of its token endpoint
+	grants string // what it supports, as JSON
+
+	mu       sync.Mutex
 	requests map[string]int
 }
 
 // RoundTrip implements http.RoundTripper.
 func (s *movingServer) RoundTrip(r *http.Request) (*http.Response, error) {
+	s.mu.Lock()
 	s.requests[r.URL.Path]++
+	s.mu.Unlock()
 	answer := httptest.NewRecorder()
 	switch r.URL.Path {
 	case rfc8414Place:
@@ -494,28 +498,25 @@ func (s *movingServer) RoundTrip(r *http.Request) (*http.Response, error) {
 // and without a metadata request for each token request that fails.
 func TestServerThatChangesIsFoundAgain(t *testing.T) {
 	const good = `["client_credentials"]`
-	tests := []struct {
-		name          string
-		before, after movingServer
-	}{
-		{"it has moved", movingServer{at: "/old", grants: good}, movingServer{at: "/new", grants: good}},
-		{"it supports us now", movingServer{at: "/token", grants: `["implicit"]`}, movingServer{at: "/token", grants: good}},
+	tests := []struct{ name, at, grants, laterAt string }{
+		{"it has moved", "/old", good, "/new"},
+		{"it supports us now", "/token", `["implicit"]`, "/token"},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				server := &movingServer{at: test.before.at, grants: test.before.grants, requests: make(map[string]int)}
+				server := &movingServer{at: test.at, grants: test.grants, requests: make(map[string]int)}
 				client := &liveClient{
 					Client:    Client{Issuer: "https://auth.example", ClientID: "partner-id", ClientSecret: "partner-secret"},
 					transport: server,
 					cache:     newTokenCache(twentyPercent, 0),
 				}
 				_, err := client.fetch(t.Context(), job{})
-				if supported := test.before.grants == good; (err == nil) != supported {
+				if supported := test.grants == good; (err == nil) != supported {
 					t.Fatalf("the first token request: %v", err)
 				}
 
-				server.at, server.grants = test.after.at, test.after.grants
+				server.at, server.grants = test.laterAt, good
 				failing := 0
 				for range 600 { // a token request every second for ten minutes
 					if _, err := client.fetch(t.Context(), job{}); err != nil {

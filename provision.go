@@ -279,8 +279,8 @@ func (c *liveClient) fetch(ctx context.Context, job job) (*tokenendpoint.Token, 
 	if err := c.presentCertificate(e); err != nil {
 		return nil, err
 	}
-	discovered := s.endpoint == ""
-	if err := c.discover(ctx, s); err != nil {
+	metadata, err := c.discover(ctx, s)
+	if err != nil {
 		return nil, err
 	}
 	audience := cmp.Or(s.issuer, s.endpoint)
@@ -306,8 +306,8 @@ func (c *liveClient) fetch(ctx context.Context, job job) (*tokenendpoint.Token, 
 	}
 	token, err = request.Do(ctx, c.transport)
 	if err != nil {
-		if discovered && mayHaveMoved(err) {
-			c.cache.session.doubt()
+		if metadata != nil && mayHaveMoved(err) {
+			c.cache.session.doubt(metadata)
 		}
 		return nil, c.explained(err)
 	}
@@ -346,10 +346,11 @@ func held(job job) []tokenendpoint.Secret {
 	return []tokenendpoint.Secret{job.held.AccessToken, job.held.RefreshToken}
 }
 
-// discover fills in the token endpoint from the issuer's metadata.
-func (c *liveClient) discover(ctx context.Context, s *settings) error {
+// discover fills in the token endpoint from the issuer's metadata, which it
+// returns; nil if the endpoint is known without.
+func (c *liveClient) discover(ctx context.Context, s *settings) (*tokenendpoint.Metadata, error) {
 	if s.endpoint != "" {
-		return nil
+		return nil, nil
 	}
 	metadata, err := c.cache.session.discover(ctx, func(ctx context.Context) (*tokenendpoint.Metadata, error) {
 		return tokenendpoint.MetadataRequest{
@@ -360,14 +361,14 @@ func (c *liveClient) discover(ctx context.Context, s *settings) error {
 		}.Do(ctx, c.transport)
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if err := c.checkSupport(metadata); err != nil {
-		c.cache.session.doubt()
-		return err
+		c.cache.session.doubt(metadata)
+		return nil, err
 	}
 	s.endpoint = metadata.TokenEndpointFor(c.authMethod() == tlsClientAuth)
-	return nil
+	return metadata, nil
 }
 
 // checkSupport refuses a server that does not support what the config asks of it.

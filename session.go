@@ -115,11 +115,12 @@ func (s *session) learn(ctx context.Context, fetch fetchMetadata) (*tokenendpoin
 
 // doubt has the metadata renewed before its time, as something failed that it
 // may be the reason of: a server that has moved, say, or that supports us by
-// now. That happens a minute after the last fetch at the earliest.
-func (s *session) doubt() {
+// now. That happens a minute after the last fetch at the earliest, and not if
+// newer metadata has come meanwhile.
+func (s *session) doubt(used *tokenendpoint.Metadata) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if soon := s.asked.Add(metadataPause); s.metadata != nil && soon.Before(s.nextTry) {
+	if soon := s.asked.Add(metadataPause); s.metadata == used && soon.Before(s.nextTry) {
 		s.nextTry = soon
 	}
 }

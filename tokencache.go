@@ -298,6 +298,7 @@ func (s *slot) tokenNotFresh(ctx context.Context) (*heldToken, error) {
 		}
 	} else if err := s.cache.breaker.refuses(s, phase, now); err != nil {
 		s.mu.Unlock()
+		s.cache.accounts.fail(s.account)
 		return nil, err
 	}
 	flight := s.fetchNow()
