@@ -241,9 +241,10 @@ func (g Grant) checkTokenExchange() error {
 	return nil
 }
 
-// addGrant adds the grant and its parameters to the form, but for an assertion,
-// which assert makes. done is called with the token that comes of it, or nil.
-func (c *liveClient) addGrant(ctx context.Context, e *expander, s *settings, audience string) (assert asserter, done func(*tokenendpoint.Token)) {
+// addGrant adds the grant and its parameters to the form, but for an assertion
+// that is signed with the request. done is called with the token that comes of it,
+// or nil.
+func (c *liveClient) addGrant(ctx context.Context, e *expander, s *settings, audience string) (signed *tokenendpoint.GrantAssertion, done func(*tokenendpoint.Token)) {
 	// A refresh token in the answer is of no use but to the refresh_token grant:
 	// the others can be repeated (RFC 6749 section 4.4.3, RFC 8693 section 2.2.1).
 	done = func(*tokenendpoint.Token) {}
@@ -264,7 +265,8 @@ func (c *liveClient) addGrant(ctx context.Context, e *expander, s *settings, aud
 		s.form.Set("refresh_token", newest.Reveal())
 		done = chain.putBack
 	case jwtBearer:
-		assert = c.assertion(e, s, audience)
+		s.form.Set("assertion", e.value("assertion", string(g.Assertion)))
+		signed = c.assertion(e, s, audience)
 	case tokenExchange:
 		s.form.Set("subject_token", e.value("subject_token", string(g.SubjectToken)))
 		s.form.Set("subject_token_type", tokenTypeURN(g.SubjectTokenType))
@@ -272,19 +274,15 @@ func (c *liveClient) addGrant(ctx context.Context, e *expander, s *settings, aud
 		s.form.Set("actor_token_type", tokenTypeURN(g.ActorTokenType))
 		s.form.Set("requested_token_type", tokenTypeURN(g.RequestedTokenType))
 	}
-	return assert, done
+	return signed, done
 }
 
-// asserter makes an assertion; one that is signed here is another each time.
-type asserter func() (tokenendpoint.Secret, error)
-
-// assertion returns what makes the assertion of the jwt_bearer grant; nil if that
-// fails.
-func (c *Client) assertion(e *expander, s *settings, audience string) asserter {
+// assertion returns what the assertion of the jwt_bearer grant is made of; nil if
+// it is ready-made, or something fails.
+func (c *Client) assertion(e *expander, s *settings, audience string) *tokenendpoint.GrantAssertion {
 	g := c.grant()
 	if g.Assertion != "" {
-		assertion := e.secret("assertion", g.Assertion)
-		return func() (tokenendpoint.Secret, error) { return assertion, nil }
+		return nil
 	}
 	claims := tokenendpoint.AssertionClaims{
 		Issuer:   s.clientID,
@@ -327,7 +325,7 @@ func (c *Client) assertion(e *expander, s *settings, audience string) asserter {
 	if e.err != nil {
 		return nil
 	}
-	return func() (tokenendpoint.Secret, error) { return tokenendpoint.SignAssertion(key, claims) }
+	return &tokenendpoint.GrantAssertion{Key: key, Claims: claims}
 }
 
 // serviceAccount reads Google's key file; nil if that fails.

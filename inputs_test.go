@@ -174,7 +174,7 @@ func TestRefusalsThatAreAboutTheRequest(t *testing.T) {
 		{"a resource of ours", "client_credentials", "account " + value + "\nresource https://api.example", "invalid_target", ours, "; check 'resource' and 'audience' against what the server knows", "error"},
 		{"a scope of ours beside a caller's audience", "client_credentials", "audience " + value + "\nscope read", "invalid_scope", ours, "; check 'scope' against what the server grants this client", "error"},
 		{"a right of ours", "client_credentials", "account " + value, "access_denied", ours, " (access_denied)", "error"},
-		{"our credentials", "token_exchange", "audience " + value, "invalid_client", ours, "; check 'client_id', 'client_secret' and 'client_auth'", "error"},
+		{"our credentials", "token_exchange", "audience " + value, "invalid_client", ours, "; check 'client_id' and 'client_secret', and whether the server wants them as client_secret_basic: 'client_auth client_secret_post' is another way", "error"},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {

@@ -116,8 +116,9 @@ func (c *liveClient) rehearse(e *expander, s *settings) (firstRefreshToken token
 	}
 	switch g := c.grant(); g.Type {
 	case jwtBearer:
-		if assert := c.assertion(e, s, audience); assert != nil {
-			_, err := assert()
+		e.value("assertion", string(g.Assertion))
+		if signed := c.assertion(e, s, audience); signed != nil {
+			_, err := tokenendpoint.SignAssertion(signed.Key, signed.Claims)
 			e.fail("grant", err)
 		}
 	case tokenExchange:
@@ -285,7 +286,7 @@ func (c *liveClient) fetch(ctx context.Context, job job) (*tokenendpoint.Token, 
 	}
 	audience := cmp.Or(s.issuer, s.endpoint)
 	auth := c.prove(e, s, audience)
-	assert, done := c.addGrant(ctx, e, s, audience)
+	signed, done := c.addGrant(ctx, e, s, audience)
 	var token *tokenendpoint.Token
 	defer func() { done(token) }() // whatever happens, a panic in the transport included
 	if e.err != nil {
@@ -296,7 +297,7 @@ func (c *liveClient) fetch(ctx context.Context, job job) (*tokenendpoint.Token, 
 		Endpoint:  s.endpoint,
 		Form:      s.form,
 		Auth:      auth,
-		Assertion: assert,
+		Assertion: signed,
 		Header:    s.header,
 		UserAgent: userAgent,
 		Timeout:   c.timeout(),
@@ -317,16 +318,19 @@ func (c *liveClient) fetch(ctx context.Context, job job) (*tokenendpoint.Token, 
 	return token, nil
 }
 
-// explained gives a refusal the hint for it where that for the OAuth error code
-// would lead astray: when it is the caller's fault, and when we sent no proof.
+// explained gives a refusal another hint where the one it has would lead astray:
+// when it is the caller's fault, and when we sent no proof.
 func (c *liveClient) explained(err error) error {
 	failed, ok := errors.AsType[*tokenendpoint.Error](err)
+	if !ok {
+		return err
+	}
+	fault := c.callersFault(err)
 	switch {
-	case !ok:
+	case fault != notCallers:
+		failed.Hint = callersHints[fault]
 	case c.DPoP == nil && (failed.Code == "invalid_dpop_proof" || failed.Code == "use_dpop_nonce"):
 		failed.Hint = "the server wants to bind tokens to a key: write 'dpop' and 'upstream_base'"
-	default:
-		failed.Hint = callersHints[c.callersFault(err)]
 	}
 	return err
 }

@@ -78,24 +78,25 @@ func TestJWTBearerRefusals(t *testing.T) {
 		for _, row := range []struct {
 			name    string
 			inGrant func(*testing.T, *authServer, client, jose.JSONWebKey) string
+			says    string // in the log, so that the operator sees what was sent
 		}{
 			{"another key under the same id", func(t *testing.T, s *authServer, _ client, key jose.JSONWebKey) string {
 				other := newKey(t, key.Algorithm)
 				other.KeyID = key.KeyID
 				return "key " + newFile(t, asJWK(t, other)) + "\naudience " + s.audience()
-			}},
+			}, "was signed with RS256"},
 			{"an unknown key id", func(t *testing.T, s *authServer, _ client, key jose.JSONWebKey) string {
 				return "key " + newFile(t, asJWK(t, key)) + "\nkey_id nobody-knows-it\naudience " + s.audience()
-			}},
+			}, `the key \"nobody-knows-it\"`},
 			{"another issuer", func(t *testing.T, s *authServer, _ client, key jose.JSONWebKey) string {
 				return "key " + newFile(t, asJWK(t, key)) + "\nissuer nobody\naudience " + s.audience()
-			}},
+			}, `the assertion of \"nobody\"`},
 			{"another audience", func(t *testing.T, s *authServer, _ client, key jose.JSONWebKey) string {
 				return "key " + newFile(t, asJWK(t, key)) + "\naudience https://elsewhere.example"
-			}},
+			}, `the audience \"https://elsewhere.example\"`},
 			{"expired", func(t *testing.T, s *authServer, c client, key jose.JSONWebKey) string {
 				return "assertion {file." + newFile(t, s.newAssertion(c, key, expired)) + "}"
-			}},
+			}, "the refresh token or assertion is no longer valid"},
 		} {
 			t.Run(kind.name+"/"+row.name, func(t *testing.T) {
 				t.Parallel()
@@ -107,7 +108,7 @@ func TestJWTBearerRefusals(t *testing.T) {
 					t.Errorf("the caller got %v, want 502", got)
 				}
 				eventually(t, 10*time.Second, "the log says why", func() bool {
-					return proxy.logged("the authorization server refused the token request")
+					return proxy.logged("the authorization server refused the token request (invalid_grant)") && proxy.logged(row.says)
 				})
 				if seen := api.seen(); len(seen) > 0 {
 					t.Errorf("the API got %q", seen)

@@ -96,6 +96,19 @@ func (a AssertionClaims) claims(now time.Time) (map[string]any, error) {
 	return claims, nil
 }
 
+// GrantAssertion is what the assertion of the jwt-bearer grant is made of
+// (RFC 7523 section 2.1).
+type GrantAssertion struct {
+	Key    *SigningKey
+	Claims AssertionClaims
+}
+
+// advice tells the operator what to check when the server answers invalid_grant.
+func (a *GrantAssertion) advice() string {
+	return fmt.Sprintf("the assertion of %s was signed with %s, for the audience %s: check that the server trusts this issuer and key, takes the subject, and wants this 'audience'",
+		quoted(a.Claims.Issuer), a.Key, quoted(withoutQuery(a.Claims.Audience)))
+}
+
 // PrivateKeyJWT authenticates the client by a JWT signed with its private key
 // (private_key_jwt; RFC 7523 section 2.2, OpenID Connect Core section 9).
 type PrivateKeyJWT struct {

@@ -196,6 +196,20 @@ func TestAdvice(t *testing.T) {
 	}
 }
 
+// So does what they read when it does not accept the assertion of a grant.
+func TestAdviceOnGrants(t *testing.T) {
+	r := request(endpoint)
+	key, _ := newCertifiedKey(t, "kid-7", time.Now())
+	r.Assertion = &tokenendpoint.GrantAssertion{Key: key, Claims: tokenendpoint.AssertionClaims{Issuer: "app", Audience: endpoint + "?key=" + clientSecret}}
+	token, err := do(t, r, answering(http.StatusBadRequest, http.Header{}, `{"error":"invalid_grant"}`))
+	failed := mustFail(t, token, err)
+	want := `the authorization server refused the token request (invalid_grant); the assertion of "app" was signed with ES256 and the key "kid-7", for the audience "` + endpoint +
+		`": check that the server trusts this issuer and key, takes the subject, and wants this 'audience'`
+	if failed.Error() != want {
+		t.Errorf("the error is\n%s, want\n%s", failed, want)
+	}
+}
+
 // newCertifiedKey returns a key and a certificate for it that signs itself.
 func newCertifiedKey(t *testing.T, id string, expires time.Time) (*tokenendpoint.SigningKey, []byte) {
 	t.Helper()

@@ -441,8 +441,9 @@ func TestRequestWithProof(t *testing.T) {
 			server := newProofServer(t, test.answer)
 			r := request(server.URL + "/token?tenant=7")
 			r.Auth = tokenendpoint.PrivateKeyJWT{ID: clientID, Key: mustParseKey(t, edJWK, tokenendpoint.KeyOptions{}), Audience: issuer}
-			r.Assertion = func() (tokenendpoint.Secret, error) {
-				return tokenendpoint.SignAssertion(mustParseKey(t, edJWK, tokenendpoint.KeyOptions{}), tokenendpoint.AssertionClaims{Issuer: clientID, Audience: issuer})
+			r.Assertion = &tokenendpoint.GrantAssertion{
+				Key:    mustParseKey(t, edJWK, tokenendpoint.KeyOptions{}),
+				Claims: tokenendpoint.AssertionClaims{Issuer: clientID, Audience: issuer},
 			}
 			r.Proof = mustProofKey(t, ecJWK)
 			r.Nonces = new(tokenendpoint.Nonces)

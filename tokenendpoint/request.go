@@ -38,10 +38,9 @@ type Request struct {
 	// Auth adds the client's credentials.
 	Auth ClientAuth
 
-	// Assertion, if set, makes the assertion of the jwt-bearer grant (RFC 7523
-	// section 2.1). It is called for each attempt: a server may take an assertion
-	// once only.
-	Assertion func() (Secret, error)
+	// Assertion, if set, is signed for the jwt-bearer grant, anew for each
+	// attempt: a server may take an assertion once only.
+	Assertion *GrantAssertion
 
 	// Header has further header fields; they win over the defaults.
 	Header http.Header
@@ -78,17 +77,24 @@ func (r Request) Do(ctx context.Context, transport http.RoundTripper) (*Token, e
 		// a newer one meanwhile, which is then for that request.
 		token, _, err = r.attempt(ctx, transport, offered)
 	}
-	if failed, ok := errors.AsType[*Error](err); ok && r.notAccepted(failed) {
-		failed.Hint = r.Auth.Advice()
+	if failed, ok := errors.AsType[*Error](err); ok {
+		failed.Hint = r.advice(failed)
 	}
 	return token, err
 }
 
-// notAccepted reports whether it is the client that the server does not accept. A
-// certificate may be refused before any request is read.
-func (r Request) notAccepted(failed *Error) bool {
+// advice is the next step where what we sent tells a better one than the OAuth
+// error code; "" for any other failure.
+func (r Request) advice(failed *Error) string {
 	_, certificate := r.Auth.(TLSClientAuth)
-	return failed.Kind == Refused && failed.Code == "invalid_client" || failed.handshake && certificate
+	switch {
+	case failed.Kind == Refused && failed.Code == "invalid_client",
+		failed.handshake && certificate: // refused before any request was read
+		return r.Auth.Advice()
+	case failed.Kind == Refused && failed.Code == "invalid_grant" && r.Assertion != nil:
+		return r.Assertion.advice()
+	}
+	return ""
 }
 
 // attempt makes the request once, its proof with that nonce. It returns the
@@ -191,7 +197,7 @@ func (r Request) authenticated(nonce string) (url.Values, http.Header, error) {
 	}
 	maps.Copy(header, r.Header)
 	if r.Assertion != nil {
-		assertion, err := r.Assertion()
+		assertion, err := SignAssertion(r.Assertion.Key, r.Assertion.Claims)
 		if err != nil {
 			return nil, nil, err
 		}
