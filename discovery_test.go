@@ -264,9 +264,11 @@ func TestServerThatDoesNotSupportUsSaysWhatItDoes(t *testing.T) {
 // TestClientsWithACertificateUseTheirOwnEndpoint (RFC 8705 section 5): the
 // other one does not ask for certificates.
 func TestClientsWithACertificateUseTheirOwnEndpoint(t *testing.T) {
-	tests := []struct{ name, auth, want string }{
-		{"tls_client_auth", "client_auth tls_client_auth {\ncertificate {$CERT_FILE}\n}", "/mtls/token"},
-		{"a secret", "client_secret partner-secret", "/found/token"},
+	own := strings.Replace(trustingTransport, "{\n", "{\ntls_client_auth {$CERT_FILE} {$CERT_FILE}\n", 1)
+	tests := []struct{ name, auth, transport, want string }{
+		{"tls_client_auth", "client_auth tls_client_auth {\ncertificate {$CERT_FILE}\n}", trustingTransport, "/mtls/token"},
+		{"a secret", "client_secret partner-secret", trustingTransport, "/found/token"},
+		{"a secret, and a certificate of the transport", "client_secret partner-secret", own, "/mtls/token"},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -284,7 +286,7 @@ func TestClientsWithACertificateUseTheirOwnEndpoint(t *testing.T) {
 			t.Setenv("ISSUER", auth.URL)
 			t.Setenv("CA_FILE", pemFile(t, "CERTIFICATE", auth.Certificate().Raw))
 			t.Setenv("CERT_FILE", secretFile(t, pkcs8Text(t, key)+certificateText(certificateFor(t, key, nil))))
-			proxy := runCaddy(t, strings.Replace(issuerSiteWith(trustingTransport), "client_secret partner-secret", test.auth, 1))
+			proxy := runCaddy(t, strings.Replace(issuerSiteWith(test.transport), "client_secret partner-secret", test.auth, 1))
 
 			proxy.want(http.StatusOK)
 

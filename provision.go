@@ -371,7 +371,7 @@ func (c *liveClient) discover(ctx context.Context, s *settings) (*tokenendpoint.
 		c.cache.session.doubt(metadata)
 		return nil, err
 	}
-	s.endpoint = metadata.TokenEndpointFor(c.authMethod() == tlsClientAuth)
+	s.endpoint = metadata.TokenEndpointFor(presentsCertificate(c.transport))
 	return metadata, nil
 }
 

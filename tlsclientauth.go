@@ -21,6 +21,20 @@ type clientCertificate struct {
 	pair    *tls.Certificate
 }
 
+// presentsCertificate reports whether a transport has a certificate for the
+// authorization server: that of tls_client_auth, or one of its own, to which the
+// server may bind the tokens of a client that proves itself otherwise (RFC 8705
+// section 3).
+func presentsCertificate(transport http.RoundTripper) bool {
+	switch t := transport.(type) {
+	case *clientCertificate:
+		return true
+	case *reverseproxy.HTTPTransport:
+		return t.TLS != nil && (t.TLS.ClientCertificateFile != "" || t.TLS.ClientCertificateAutomate != "")
+	}
+	return false
+}
+
 // withClientCertificate makes transport present what use gives it.
 func withClientCertificate(transport http.RoundTripper) (*clientCertificate, error) {
 	h, ok := transport.(*reverseproxy.HTTPTransport)

@@ -457,7 +457,7 @@ func TestAnswerIsQuoted(t *testing.T) {
 		{"other letters", `{"error":"x","error_description":"ungültig ☹"}`, `"ung?ltig ?"`},
 		{"bytes that are no text", "error=x&error_description=a%ff%feb", `"a??b"`},
 		{"an error that is no code", `{"error":{"reason":"locked"}}`, `says "{\"reason\":\"locked\"}"`},
-		{"256 characters of very many", `{"error":"x","error_description":"` + strings.Repeat("long", 50_000) + `"}`, `"` + strings.Repeat("long", 64) + `"`},
+		{"512 characters of very many", `{"error":"x","error_description":"` + strings.Repeat("long", 50_000) + `"}`, `"` + strings.Repeat("long", 128) + `"`},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {

@@ -12,7 +12,7 @@ import (
 // Limits of what is kept of a text that a server sent.
 const (
 	maxQuotedSource = 4 << 10 // how much is looked at
-	maxQuoted       = 256     // how much is shown
+	maxQuoted       = 512     // how much is shown: Ory Hydra begins with 200 characters that it always says
 	minBlanked      = 8       // shorter pieces of a longer secret stay
 )
 

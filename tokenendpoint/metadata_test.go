@@ -568,7 +568,7 @@ func TestMetadataCheck(t *testing.T) {
 					t.Errorf("%q does not say %q", failed, says)
 				}
 			}
-			if len(failed.Error()) > 600 {
+			if len(failed.Error()) > 1000 {
 				t.Errorf("%q does not fit a log line", failed)
 			}
 		})

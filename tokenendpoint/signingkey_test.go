@@ -431,7 +431,7 @@ func TestSigningKeyRefused(t *testing.T) {
 			if !strings.Contains(text, test.says) {
 				t.Errorf("%q does not say %q", text, test.says)
 			}
-			if len(text) > 600 || strings.ContainsAny(text, "\n\r") {
+			if len(text) > 1000 || strings.ContainsAny(text, "\n\r") {
 				t.Errorf("%q does not fit a log line", text)
 			}
 			checkKeyHidden(t, text, test.data)
