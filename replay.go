@@ -171,8 +171,9 @@ type exchange struct {
 type rejection struct {
 	verdict verdict
 	status  int
-	nonce   string // for the proof of the second attempt, "" for the newest one
+	header  http.Header // without trailers, which are set later
 	body    bytes.Buffer
+	flushed bool
 }
 
 // begin makes x stand between the next handler and w.
@@ -245,7 +246,7 @@ func (x *exchange) replay(next caddyhttp.Handler, err error) error {
 	if token == nil || !x.rewind() {
 		return x.release()
 	}
-	nonce := x.rejection.nonce
+	nonce := tokenendpoint.NonceOf(x.rejection.header)
 	x.again, x.answered, x.rejection = true, false, nil
 	x.handler.injector.put(x.request, token, &x.value)
 	if prover := x.handler.injector.prover; prover != nil && nonce != "" {
@@ -274,12 +275,22 @@ func (x *exchange) secondRequest() *http.Request {
 // served (caddyhttp/routes.go); it is not exported.
 const routeGroups = caddy.CtxKey("route_group")
 
-// release passes the rejection on that was held back.
+// release passes the rejection on that was held back, as it came: what has been
+// set in the header since its WriteHeader are trailers.
 func (x *exchange) release() error {
-	held := x.rejection
+	held, header := x.rejection, x.Header()
 	x.rejection = nil
+	trailers := maps.Clone(header)
+	maps.DeleteFunc(trailers, func(name string, values []string) bool { return slices.Equal(values, held.header[name]) })
+
+	clear(header)
+	maps.Copy(header, held.header)
 	x.ResponseWriter.WriteHeader(held.status)
 	_, err := held.body.WriteTo(x.ResponseWriter)
+	if held.flushed {
+		_ = x.FlushError()
+	}
+	maps.Copy(header, trailers)
 	return err
 }
 
@@ -306,7 +317,7 @@ func (x *exchange) judge(status int) {
 	switch verdict := x.handler.rules.judge(status, x.Header()); {
 	case verdict == accepted:
 	case x.replays():
-		x.rejection = &rejection{verdict: verdict, status: status, nonce: tokenendpoint.NonceOf(x.Header())}
+		x.rejection = &rejection{verdict: verdict, status: status, header: maps.Clone(x.Header())}
 	default:
 		x.replaceLater(verdict)
 	}
@@ -347,11 +358,12 @@ func (x *exchange) ReadFrom(r io.Reader) (int64, error) {
 // writerOnly hides ReadFrom from io.Copy.
 type writerOnly struct{ io.Writer }
 
-// FlushError implements what http.ResponseController looks for. Nothing is
-// flushed while a rejection is held back.
+// FlushError implements what http.ResponseController looks for. What is held
+// back is flushed when it is released.
 func (x *exchange) FlushError() error {
 	x.WriteHeader(http.StatusOK)
 	if x.rejection != nil {
+		x.rejection.flushed = true
 		return nil
 	}
 	return http.NewResponseController(x.ResponseWriter).Flush() //nolint:bodyclose
