@@ -142,27 +142,45 @@ var benchInjections = []struct {
 	{"X-Api-Token", &Inject{Name: "X-Api-Token"}}, // has aliases with "_" and "."
 }
 
-var benchHeaders = []struct {
+var benchRequests = []struct {
 	name   string
 	header http.Header
+	ahead  func(http.ResponseWriter, *http.Request) // what other handlers did before
 }{
-	{"no header", nil},
-	{"12 fields", browserHeader},
-	{"12 fields and Connection", keepAliveHeader},
+	{"no header", nil, nil},
+	{"12 fields", browserHeader, nil},
+	{"12 fields and Connection", keepAliveHeader, nil},
+	{"12 fields behind others", browserHeader, handleAndHeader},
+}
+
+// handleAndHeader is what is left by a "handle" block and by the "header"
+// directives of a careful site.
+func handleAndHeader(w http.ResponseWriter, r *http.Request) {
+	for _, name := range []string{"Strict-Transport-Security", "X-Frame-Options", "X-Content-Type-Options", "Referrer-Policy"} {
+		w.Header().Set(name, "set")
+	}
+	r.Context().Value(routeGroups).(map[string]struct{})["group1"] = struct{}{}
 }
 
 func BenchmarkServeHTTP(b *testing.B) {
-	for _, header := range benchHeaders {
-		b.Run(header.name, func(b *testing.B) {
+	for _, request := range benchRequests {
+		b.Run(request.name, func(b *testing.B) {
+			prepare := func() (http.ResponseWriter, *http.Request) {
+				w, r := caddyRequest(request.header)
+				if request.ahead != nil {
+					request.ahead(w, r)
+				}
+				return w, r
+			}
 			b.Run("next", func(b *testing.B) {
-				benchRequests(b, header.header, func(w http.ResponseWriter, r *http.Request) error {
+				benchServe(b, prepare, func(w http.ResponseWriter, r *http.Request) error {
 					return noop.ServeHTTP(w, r)
 				})
 			})
 			for _, injection := range benchInjections {
 				b.Run(injection.name, func(b *testing.B) {
 					h := freshHandler(b, injection.inject)
-					benchRequests(b, header.header, func(w http.ResponseWriter, r *http.Request) error {
+					benchServe(b, prepare, func(w http.ResponseWriter, r *http.Request) error {
 						return h.ServeHTTP(w, r, noop)
 					})
 				})
@@ -171,12 +189,12 @@ func BenchmarkServeHTTP(b *testing.B) {
 	}
 }
 
-// benchRequests measures serve on one goroutine, then on all processors, each
-// with a request of its own that it sends again and again.
-func benchRequests(b *testing.B, header http.Header, serve func(http.ResponseWriter, *http.Request) error) {
+// benchServe measures serve on one goroutine, then on all processors, each with
+// a request of its own that it sends again and again.
+func benchServe(b *testing.B, prepare func() (http.ResponseWriter, *http.Request), serve func(http.ResponseWriter, *http.Request) error) {
 	b.Run("serial", func(b *testing.B) {
 		b.ReportAllocs()
-		w, r := caddyRequest(header)
+		w, r := prepare()
 		for b.Loop() {
 			if err := serve(w, r); err != nil {
 				b.Fatal(err)
@@ -186,7 +204,7 @@ func benchRequests(b *testing.B, header http.Header, serve func(http.ResponseWri
 	b.Run("parallel", func(b *testing.B) {
 		b.ReportAllocs()
 		b.RunParallel(func(pb *testing.PB) {
-			w, r := caddyRequest(header)
+			w, r := prepare()
 			for pb.Next() {
 				if err := serve(w, r); err != nil {
 					b.Error(err)
@@ -198,11 +216,17 @@ func benchRequests(b *testing.B, header http.Header, serve func(http.ResponseWri
 }
 
 func TestFreshTokenCostsOneAllocation(t *testing.T) {
+	requests := map[string]http.Header{
+		"no header":                nil,
+		"12 fields":                browserHeader,
+		"12 fields and Connection": keepAliveHeader,
+		"fields of the same name":  {"Authorization": {"Bearer own"}, "X-Api-Token": {"own"}},
+	}
 	for _, injection := range benchInjections {
-		for _, header := range benchHeaders {
-			t.Run(injection.name+", "+header.name, func(t *testing.T) {
+		for name, header := range requests {
+			t.Run(injection.name+", "+name, func(t *testing.T) {
 				h := freshHandler(t, injection.inject)
-				w, r := caddyRequest(header.header)
+				w, r := caddyRequest(header)
 				allocations := testing.AllocsPerRun(1000, func() {
 					if err := h.ServeHTTP(w, r, noop); err != nil {
 						t.Fatal(err)

@@ -40,7 +40,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 
 	x := &exchange{handler: h, slot: slot, token: token}
 	before := h.injector.put(r, token, &x.value)
-	defer h.injector.putBack(r, before)
+	defer h.injector.putBack(r, &before)
 	x.begin(w, r)
 	defer x.end()
 
@@ -68,7 +68,7 @@ func (h *Handler) withoutToken(w http.ResponseWriter, r *http.Request, next cadd
 		return h.refusal(w, err)
 	}
 	before := h.injector.take(r)
-	defer h.injector.putBack(r, before)
+	defer h.injector.putBack(r, &before)
 	return next.ServeHTTP(w, r)
 }
 

@@ -6,9 +6,6 @@ import (
 	"net/textproto"
 	"net/url"
 	"strings"
-	"sync/atomic"
-
-	"github.com/upstream-oauth2/caddy-upstream-oauth2/tokenendpoint"
 )
 
 // injector puts a token where the upstream looks for it, and nothing else: what
@@ -24,14 +21,14 @@ type injector struct {
 
 	prover  *prover  // makes DPoP proofs; nil without dpop
 	sources []string // header fields that the caller meant for us, see sourceHeaders
-
-	latest atomic.Pointer[fieldValue]
 }
 
-// fieldValue is the header field value for a token, made once for each token.
+// fieldValue is the header field value for a token. The token keeps it, as the
+// tokens of many accounts may come by in turn.
 type fieldValue struct {
-	token *tokenendpoint.Token
-	text  string
+	scheme string
+	byType bool
+	text   string
 }
 
 func newInjector(c Client) *injector {
@@ -68,7 +65,7 @@ type original struct {
 // The header field's value stands in room, which belongs to this request alone:
 // handlers such as request_header edit values in place.
 func (in *injector) put(r *http.Request, token *heldToken, room *[1]string) original {
-	before := in.take(r)
+	before := in.makeRoom(r)
 	if in.query {
 		addQuery(r.URL, in.name, token.AccessToken.Reveal())
 	} else {
@@ -83,16 +80,25 @@ func (in *injector) put(r *http.Request, token *heldToken, room *[1]string) orig
 
 // take removes the caller's copies of the field.
 func (in *injector) take(r *http.Request) original {
-	if in.query {
-		before := original{rawQuery: r.URL.RawQuery, requestURI: r.RequestURI}
-		removeQuery(r.URL, in.name)
-		before.takeOut(r.Header, in.sources)
-		return before
-	}
-	before := original{header: r.Header[in.name]}
+	before := in.makeRoom(r)
 	if before.header != nil {
 		delete(r.Header, in.name)
 	}
+	return before
+}
+
+// makeRoom removes what must not go upstream beside the field. The header field
+// itself stays: put overwrites it.
+func (in *injector) makeRoom(r *http.Request) original {
+	if in.query {
+		before := original{rawQuery: r.URL.RawQuery, requestURI: r.RequestURI}
+		removeQuery(r.URL, in.name)
+		for _, name := range in.sources {
+			before.takeOut(r.Header, name)
+		}
+		return before
+	}
+	before := original{header: r.Header[in.name]}
 	if connection := r.Header["Connection"]; in.nominated(connection) {
 		before.connection = connection
 		in.keepFromConnection(r.Header, connection)
@@ -101,13 +107,17 @@ func (in *injector) take(r *http.Request) original {
 		before.others = in.takeAliases(r.Header)
 	}
 	if in.prover != nil {
-		before.takeOut(r.Header, []string{dpopField})
+		before.takeOut(r.Header, dpopField)
 	}
-	before.takeOut(r.Header, in.sources)
+	for _, name := range in.sources {
+		if name != in.name {
+			before.takeOut(r.Header, name)
+		}
+	}
 	if r.Trailer != nil {
 		before.body = r.Body
 		r.Body = &trailerGuard{ReadCloser: r.Body, in: in, trailer: r.Trailer}
-		in.takeAliases(r.Trailer)
+		in.takeFromTrailers(r.Trailer)
 	}
 	return before
 }
@@ -121,23 +131,21 @@ func (in *injector) dropSources(r *http.Request) {
 	}
 }
 
-// takeOut removes the named fields from the header and remembers them.
-func (before *original) takeOut(h http.Header, names []string) {
-	for _, name := range names {
-		values, ok := h[name]
-		if !ok {
-			continue
-		}
-		if before.others == nil {
-			before.others = make(http.Header)
-		}
-		before.others[name] = values
-		delete(h, name)
+// takeOut removes a field from the header and remembers it.
+func (before *original) takeOut(h http.Header, name string) {
+	values, ok := h[name]
+	if !ok {
+		return
 	}
+	if before.others == nil {
+		before.others = make(http.Header)
+	}
+	before.others[name] = values
+	delete(h, name)
 }
 
 // putBack makes the request what it was before take or put.
-func (in *injector) putBack(r *http.Request, before original) {
+func (in *injector) putBack(r *http.Request, before *original) {
 	if in.query {
 		r.URL.RawQuery = before.rawQuery
 		r.RequestURI = before.requestURI // rewrite makes it anew from the URL
@@ -170,7 +178,7 @@ type trailerGuard struct {
 func (g *trailerGuard) Read(p []byte) (int, error) {
 	n, err := g.ReadCloser.Read(p)
 	if err != nil {
-		g.in.takeAliases(g.trailer)
+		g.in.takeFromTrailers(g.trailer)
 	}
 	return n, err
 }
@@ -191,12 +199,13 @@ func (in *injector) present(r *http.Request) bool {
 	return r.Header.Get(in.name) != ""
 }
 
-// text returns the header field value for the token.
+// text returns the header field value for the token. It is made once, unless
+// handlers that differ in their scheme share the token.
 func (in *injector) text(token *heldToken) string {
-	if v := in.latest.Load(); v != nil && v.token == token.Token {
+	if v := token.field.Load(); v != nil && v.scheme == in.scheme && v.byType == in.byType {
 		return v.text
 	}
-	v := &fieldValue{token: token.Token, text: token.AccessToken.Reveal()}
+	v := &fieldValue{scheme: in.scheme, byType: in.byType, text: token.AccessToken.Reveal()}
 	prefix := in.scheme
 	if in.byType {
 		prefix = scheme(token.Type)
@@ -204,7 +213,7 @@ func (in *injector) text(token *heldToken) string {
 	if prefix != "" {
 		v.text = prefix + " " + v.text
 	}
-	in.latest.Store(v)
+	token.field.Store(v)
 	return v.text
 }
 
@@ -244,13 +253,12 @@ func (in *injector) keepFromConnection(h http.Header, connection []string) {
 	setOrDelete(h, "Connection", kept)
 }
 
-// takeAliases removes our field and those that differ from it only in which of
-// "-", "_" and "." they have: CGI-like upstreams read them as the same.
+// takeAliases removes the fields that differ from ours only in which of "-", "_"
+// and "." they have: CGI-like upstreams read them as the same.
 func (in *injector) takeAliases(h http.Header) http.Header {
 	var taken http.Header
 	for name, values := range h {
-		alias := len(name) == len(in.name) && strings.EqualFold(unifySeparators(name), unifySeparators(in.name))
-		if !alias && !in.owns(name) {
+		if len(name) != len(in.name) || name == in.name || !strings.EqualFold(unifySeparators(name), unifySeparators(in.name)) {
 			continue
 		}
 		if taken == nil {
@@ -260,6 +268,15 @@ func (in *injector) takeAliases(h http.Header) http.Header {
 		delete(h, name)
 	}
 	return taken
+}
+
+// takeFromTrailers removes our fields from the request's trailers.
+func (in *injector) takeFromTrailers(trailer http.Header) {
+	in.takeAliases(trailer)
+	delete(trailer, in.name)
+	if in.prover != nil {
+		delete(trailer, dpopField)
+	}
 }
 
 var separators = strings.NewReplacer("_", "-", ".", "-")

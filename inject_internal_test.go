@@ -70,14 +70,35 @@ func TestInjectedFieldValue(t *testing.T) {
 }
 
 func TestInjectedFieldFollowsTheToken(t *testing.T) {
-	in := inserting(nil)
 	older, newer := testToken("older", "Bearer"), testToken("newer", "Bearer")
 	for _, token := range []*heldToken{older, older, newer, older, newer, newer} {
-		r := requestWith(http.Header{})
-		in.put(r, token, new([1]string))
-		if got, want := r.Header.Get("Authorization"), "Bearer "+token.AccessToken.Reveal(); got != want {
-			t.Fatalf("the field is %q, want %q", got, want)
+		for prefix, in := range map[string]*injector{
+			"Bearer ": inserting(nil),
+			"OAuth ":  inserting(&Inject{Scheme: "OAuth"}),
+			"":        inserting(&Inject{Name: "X-Api-Token"}),
+		} {
+			r := requestWith(http.Header{})
+			in.put(r, token, new([1]string))
+			if got, want := r.Header.Get(in.name), prefix+token.AccessToken.Reveal(); got != want {
+				t.Fatalf("the field is %q, want %q", got, want)
+			}
 		}
+	}
+}
+
+func TestInjectedFieldIsMadeOnceForEachToken(t *testing.T) {
+	tokens := []*heldToken{testToken("of one account", "Bearer"), testToken("of another account", "Bearer")}
+	handlers := []*injector{inserting(nil), inserting(nil)} // of two sites
+	r, room := requestWith(http.Header{}), new([1]string)
+	allocations := testing.AllocsPerRun(100, func() {
+		for _, token := range tokens {
+			for _, in := range handlers {
+				in.put(r, token, room)
+			}
+		}
+	})
+	if allocations != 0 {
+		t.Errorf("%v allocations for fields that have been made before", allocations)
 	}
 }
 
@@ -183,6 +204,15 @@ func TestConnectionCannotStripTheField(t *testing.T) {
 	}
 }
 
+func testProver(t *testing.T) *prover {
+	t.Helper()
+	key, err := tokenendpoint.NewProofKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &prover{key: key, nonces: new(tokenendpoint.Nonces), base: "https://api.partner.example", origin: "https://api.partner.example"}
+}
+
 // lateTrailer is a body at whose end net/http fills in the trailers.
 type lateTrailer struct {
 	io.Reader
@@ -206,16 +236,19 @@ func TestTrailersCannotCarryTheField(t *testing.T) {
 	tests := []struct {
 		name   string
 		inject *Inject
+		prover *prover
 		sent   []string
 		want   []string
 	}{
-		{"the default field", nil, []string{"Authorization", "Checksum"}, []string{"Checksum"}},
-		{"another field", &Inject{Name: "X-Api-Token"}, []string{"X-Api-Token", "X_api_token", "X.api.token", "Authorization"}, []string{"Authorization"}},
-		{"a query parameter", &Inject{In: injectQuery, Name: "access_token"}, []string{"Authorization"}, []string{"Authorization"}},
+		{"the default field", nil, nil, []string{"Authorization", "Dpop", "Checksum"}, []string{"Checksum", "Dpop"}},
+		{"the default field and a proof", nil, testProver(t), []string{"Authorization", "Dpop", "Checksum"}, []string{"Checksum"}},
+		{"another field", &Inject{Name: "X-Api-Token"}, nil, []string{"X-Api-Token", "X_api_token", "X.api.token", "Authorization"}, []string{"Authorization"}},
+		{"a query parameter", &Inject{In: injectQuery, Name: "access_token"}, nil, []string{"Authorization"}, []string{"Authorization"}},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			in := inserting(test.inject)
+			in.prover = test.prover
 			r := requestWith(http.Header{})
 			r.Trailer = make(http.Header)
 			for _, name := range test.sent {
@@ -234,7 +267,7 @@ func TestTrailersCannotCarryTheField(t *testing.T) {
 			if got := slices.Sorted(maps.Keys(r.Trailer)); !slices.Equal(got, test.want) {
 				t.Errorf("the trailers sent are %q, want %q", got, test.want)
 			}
-			in.putBack(r, before)
+			in.putBack(r, &before)
 			if r.Body != io.ReadCloser(body) {
 				t.Error("the request did not get its body back")
 			}
@@ -345,6 +378,7 @@ func TestPutBackRestoresTheRequestBitForBit(t *testing.T) {
 		dice := rand.New(rand.NewPCG(seed, 0))
 		inject := randomInject(dice)
 		in := inserting(inject)
+		in.sources = pick(dice, nil, []string{"Authorization"}, []string{"Cookie", "Token"}, []string{"X-Api-Token", "Missing"})
 		r := randomRequest(dice, in)
 		before := snapshotOf(r)
 		what := fmt.Sprintf("seed %d: %+v, header %q, query %q", seed, inject, before.header, before.url.RawQuery)
@@ -381,7 +415,7 @@ func TestPutBackRestoresTheRequestBitForBit(t *testing.T) {
 			r.URL.RawQuery += "&edited=1"
 		}
 
-		in.putBack(r, undo)
+		in.putBack(r, &undo)
 		if after := snapshotOf(r); !reflect.DeepEqual(after, before) {
 			t.Fatalf("%s: not as before\n got %+v\nwant %+v", what, after, before)
 		}
@@ -391,6 +425,10 @@ func TestPutBackRestoresTheRequestBitForBit(t *testing.T) {
 // whileInjected compares the request with what it should be while the token is
 // on it, or after take if the token is empty. It returns what is wrong.
 func whileInjected(r *http.Request, before snapshot, in *injector, token string) string {
+	rest := before.header.Clone() // what is for the upstream
+	for _, name := range in.sources {
+		delete(rest, name)
+	}
 	if in.query {
 		values, _ := url.ParseQuery(r.URL.RawQuery) // broken parameters are left out
 		got := values[in.name]
@@ -399,8 +437,8 @@ func whileInjected(r *http.Request, before snapshot, in *injector, token string)
 			return fmt.Sprintf("the caller's parameter is left: %q", r.URL.RawQuery)
 		case token != "" && !slices.Equal(got, []string{token}):
 			return fmt.Sprintf("the parameter is %q, want the token alone", got)
-		case !reflect.DeepEqual(r.Header, before.header):
-			return "the header has changed"
+		case !reflect.DeepEqual(r.Header, rest):
+			return fmt.Sprintf("the header is %q", r.Header)
 		}
 		return ""
 	}
@@ -422,14 +460,14 @@ func whileInjected(r *http.Request, before snapshot, in *injector, token string)
 					return fmt.Sprintf("Connection still names the field: %q", values)
 				}
 			}
-		case !reflect.DeepEqual(values, before.header[name]):
+		case !reflect.DeepEqual(values, rest[name]):
 			return fmt.Sprintf("the field %s has changed to %q", name, values)
 		}
 	}
 	if token != "" && found == 0 {
 		return "the token is not there"
 	}
-	for name := range before.header {
+	for name := range rest {
 		if _, kept := r.Header[name]; !kept && name != "Connection" && !sameToCGI(name, in.name) {
 			return fmt.Sprintf("the field %s is gone", name)
 		}

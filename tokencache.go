@@ -150,7 +150,8 @@ func (c *tokenCache) fetcher() fetcher {
 }
 
 // heldToken is a token together with the times at which its phases begin.
-// It does not change, but for the mark that it was used.
+// It does not change, but for the mark that it was used and for what an injector
+// keeps with it.
 type heldToken struct {
 	*tokenendpoint.Token
 
@@ -158,7 +159,8 @@ type heldToken struct {
 	marginAt time.Time // in the margin from here on
 	expires  time.Time
 
-	used atomic.Bool
+	used  atomic.Bool
+	field atomic.Pointer[fieldValue] // the token as a header field has it
 }
 
 // markUsed notes that a request used the token. Only the first one writes, so
