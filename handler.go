@@ -23,7 +23,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		}
 	}()
 	if r.Method == http.MethodTrace {
-		return errTrace
+		return caddyhttp.Error(http.StatusMethodNotAllowed, errTrace)
 	}
 	if h.live.KeepExisting && h.injector.present(r) {
 		h.injector.dropSources(r)
@@ -56,7 +56,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 
 // errTrace refuses TRACE, whose answer would show the caller our token
 // (RFC 9110 section 9.3.8).
-var errTrace = caddyhttp.Error(http.StatusMethodNotAllowed, errors.New("TRACE is refused: its answer would show the access token"))
+var errTrace = errors.New("TRACE is refused: its answer would show the access token")
 
 // withoutToken does what on_error says. The caller's own copies of the field
 // never go upstream in place of the token.
