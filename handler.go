@@ -41,15 +41,17 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	x := &exchange{handler: h, slot: slot, token: token}
 	before := h.injector.put(r, token, &x.value)
 	defer h.injector.putBack(r, &before)
+	var start beginning
+	start.note(w, r)
 	x.begin(w, r)
 	defer x.end()
 
 	err = next.ServeHTTP(x, r)
-	if x.rejection != nil {
-		return x.replay(next, err)
-	}
-	if failed, ok := errors.AsType[caddyhttp.HandlerError](err); ok && !x.answered {
-		x.replaceLater(h.rules.judge(failed.StatusCode, nil)) // "error 401" in handle_response, say
+	switch {
+	case x.rejection != nil:
+		return x.replay(next, &start, err)
+	case err != nil && !x.answered:
+		x.judgeError(err)
 	}
 	return err
 }

@@ -3,9 +3,11 @@ package upstreamoauth2
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"maps"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 
@@ -155,13 +157,10 @@ type exchange struct {
 	request *http.Request
 	slot    *slot
 	token   *heldToken
-	value   [1]string // of the header field, see injector.put
+	value   [1]string  // of the header field, see injector.put
+	body    *recording // nil without a body, or with one that is not to be kept
 
-	target target
-	groups map[string]struct{} // of routes that had been served before, nil if none
-	header headerSnapshot
-	body   *recording // nil without a body, or with one that is not to be kept
-
+	once      bool // the request has a body that is not kept
 	again     bool // this is the second attempt, which is the last
 	answered  bool // a final status has come
 	rejection *rejection
@@ -176,17 +175,34 @@ type rejection struct {
 	flushed bool
 }
 
+// beginning is what the next handler finds, and finds again at the second
+// attempt. It is no part of the exchange, as it can live on the stack.
+type beginning struct {
+	request http.Request
+	url     url.URL
+	groups  []string // of routes that have been served before
+	header  headerSnapshot
+}
+
+// note remembers the request and the answer as they are now.
+func (start *beginning) note(w http.ResponseWriter, r *http.Request) {
+	start.request, start.url = *r, *r.URL
+	if groups, _ := r.Context().Value(routeGroups).(map[string]struct{}); len(groups) > 0 {
+		start.groups = slices.Collect(maps.Keys(groups))
+	}
+	start.header.take(w.Header())
+}
+
 // begin makes x stand between the next handler and w.
 func (x *exchange) begin(w http.ResponseWriter, r *http.Request) {
 	x.ResponseWriter, x.request = w, r
-	x.target = targetOf(r)
-	x.header.take(w.Header())
-	if groups, _ := r.Context().Value(routeGroups).(map[string]struct{}); len(groups) > 0 {
-		x.groups = maps.Clone(groups)
-	}
-	if rules := &x.handler.rules; hasBody(r) && rules.replays(r) {
+	switch rules := &x.handler.rules; {
+	case !hasBody(r):
+	case rules.replays(r):
 		x.body = &recording{source: r.Body, limit: rules.bodyLimit}
 		r.Body = x.body.play()
+	default:
+		x.once = true
 	}
 }
 
@@ -207,7 +223,7 @@ func (x *exchange) end() {
 
 // replays reports whether the request can be sent again, as things stand.
 func (x *exchange) replays() bool {
-	if hasBody(x.request) && (x.body == nil || !x.body.whole()) {
+	if x.once || x.body != nil && !x.body.whole() {
 		return false
 	}
 	if x.request.Trailer != nil && !x.body.finished() {
@@ -216,34 +232,19 @@ func (x *exchange) replays() bool {
 	return x.handler.rules.replays(x.request)
 }
 
-// rewind makes the request and the answer what they were at begin. It reports
-// whether it could: too much of the body may have gone by since the rejection.
-func (x *exchange) rewind() bool {
-	if x.body != nil {
-		again := x.body.play()
-		if again == nil {
-			return false
-		}
-		x.request.Body = again
-	}
-	x.target.restore(x.request)
-	x.header.restore(x.Header())
-	return true
-}
-
 // replay sends the request again, with a newer token if there is one. Whatever
 // comes of it is the answer, be it another rejection. err is what the next
 // handler returned after the first one.
-func (x *exchange) replay(next caddyhttp.Handler, err error) error {
+func (x *exchange) replay(next caddyhttp.Handler, start *beginning, err error) error {
 	if err != nil { // the rejection broke off: leave it to the error routes
-		x.header.restore(x.Header())
+		start.header.restore(x.Header())
 		return err
 	}
 	token := x.token
 	if x.rejection.verdict == rejected {
 		token = x.slot.replace(x.request.Context(), x.token)
 	}
-	if token == nil || !x.rewind() {
+	if token == nil || !x.rewind(start) {
 		return x.release()
 	}
 	nonce := tokenendpoint.NonceOf(x.rejection.header)
@@ -252,23 +253,43 @@ func (x *exchange) replay(next caddyhttp.Handler, err error) error {
 	if prover := x.handler.injector.prover; prover != nil && nonce != "" {
 		prover.proveWith(x.request, token, nonce)
 	}
-	return next.ServeHTTP(x, x.secondRequest())
+	return next.ServeHTTP(x, x.request)
 }
 
-// secondRequest returns the request with what Caddy's routes and handlers note in
-// its context set back. Routes of a group, such as handle blocks, are chosen anew:
+// rewind makes the request and the answer what they were at the start. It
+// reports whether it could: too much of the body may have gone by since the
+// rejection.
+func (x *exchange) rewind(start *beginning) bool {
+	body := start.request.Body
+	if x.body != nil {
+		again := x.body.play()
+		if again == nil {
+			return false
+		}
+		body = again
+	}
+	// In place, as placeholders are bound to the request.
+	*x.request = *start.request.WithContext(start.context())
+	*x.request.URL = start.url
+	x.request.Body = body
+	start.header.restore(x.Header())
+	return true
+}
+
+// context returns the request's context with what Caddy's routes and handlers
+// note in it set back. Routes of a group, such as handle blocks, are chosen anew:
 // the group counts as served otherwise, and all of them would be skipped. And
 // reverse_proxy writes the variables anew, while a connection that the first
 // attempt began to dial may still look at them on a goroutine of net/http.
-func (x *exchange) secondRequest() *http.Request {
-	ctx := x.request.Context()
+func (start *beginning) context() context.Context {
+	ctx := start.request.Context()
 	vars, _ := ctx.Value(caddyhttp.VarsCtxKey).(map[string]any)
 	ctx = context.WithValue(ctx, caddyhttp.VarsCtxKey, maps.Clone(vars))
-	groups := maps.Clone(x.groups)
-	if groups == nil {
-		groups = make(map[string]struct{})
+	groups := make(map[string]struct{})
+	for _, name := range start.groups {
+		groups[name] = struct{}{}
 	}
-	return x.request.WithContext(context.WithValue(ctx, routeGroups, groups))
+	return context.WithValue(ctx, routeGroups, groups)
 }
 
 // routeGroups is the key under which Caddy's routes note which groups have been
@@ -323,6 +344,14 @@ func (x *exchange) judge(status int) {
 	}
 }
 
+// judgeError has the token replaced if the next handler failed with the status of
+// a rejection, as "error 401" in handle_response does.
+func (x *exchange) judgeError(err error) {
+	if failed, ok := errors.AsType[caddyhttp.HandlerError](err); ok {
+		x.replaceLater(x.handler.rules.judge(failed.StatusCode, nil))
+	}
+}
+
 // replaceLater has a rejected token replaced for the next request.
 func (x *exchange) replaceLater(v verdict) {
 	if v == rejected {
@@ -367,22 +396,6 @@ func (x *exchange) FlushError() error {
 		return nil
 	}
 	return http.NewResponseController(x.ResponseWriter).Flush() //nolint:bodyclose
-}
-
-// target is the part of a request that handlers behind this one rewrite in
-// place, as handle_path does.
-type target struct {
-	method, uri, host       string
-	path, rawPath, rawQuery string
-}
-
-func targetOf(r *http.Request) target {
-	return target{r.Method, r.RequestURI, r.Host, r.URL.Path, r.URL.RawPath, r.URL.RawQuery}
-}
-
-func (t *target) restore(r *http.Request) {
-	r.Method, r.RequestURI, r.Host = t.method, t.uri, t.host
-	r.URL.Path, r.URL.RawPath, r.URL.RawQuery = t.path, t.rawPath, t.rawQuery
 }
 
 // headerSnapshot remembers a response header. At this point it has a field or

@@ -3,6 +3,7 @@ package upstreamoauth2
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -612,6 +613,7 @@ func TestReplacedWithoutAReplay(t *testing.T) {
 	tests := []struct {
 		name   string
 		lines  string
+		behind string // upstream_oauth2, if not reverse_proxy alone
 		refuse http.HandlerFunc
 		method string
 		header http.Header
@@ -624,6 +626,16 @@ func TestReplacedWithoutAReplay(t *testing.T) {
 		{name: "gRPC", refuse: refuse, method: "POST", header: http.Header{"Content-Type": {"application/grpc"}}, body: "a", want: refusal},
 		{name: "gRPC with a codec", refuse: refuse, method: "POST", header: http.Header{"Content-Type": {"application/grpc+proto"}}, body: "a", want: refusal},
 		{name: "gRPC-Web", refuse: refuse, method: "POST", header: http.Header{"Content-Type": {"application/grpc-web+proto"}}, body: "a", want: refusal},
+		{
+			name:   "gRPC that goes on as something else",
+			behind: "route {\nrequest_header Content-Type text/plain\nreverse_proxy {$API}\n}",
+			refuse: refuse, method: "POST", header: http.Header{"Content-Type": {"application/grpc"}}, body: "a", want: refusal,
+		},
+		{
+			name:   "a rejection that was made an error",
+			behind: "reverse_proxy {$API} {\n@rejected status 401\nhandle_response @rejected {\nerror 401\n}\n}",
+			refuse: refuse,
+		},
 		{name: "a large rejection", refuse: refuseAtLength, want: large},
 		{name: "a large rejection, sized", refuse: func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Content-Length", strconv.Itoa(len(large)))
@@ -640,7 +652,7 @@ func TestReplacedWithoutAReplay(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			auth, api := newAuthServer(t), newAPIServer(t)
 			api.answers(revokedFirst(test.refuse, repeat))
-			proxy := runCaddy(t, partnerSiteWith(test.lines))
+			proxy := runCaddy(t, strings.Replace(partnerSiteWith(test.lines), "reverse_proxy {$API}", cmp.Or(test.behind, "reverse_proxy {$API}"), 1))
 
 			r, err := http.NewRequest(test.method, "http://"+os.Getenv("SITE"), strings.NewReader(test.body))
 			if err != nil {
@@ -873,6 +885,7 @@ func TestReplayRunsThroughOtherHandlers(t *testing.T) {
 		name   string
 		site   string // behind upstream_oauth2
 		path   string
+		empty  bool // the caller sends no body
 		header http.Header
 		want   string
 		wants  http.Header // in the answer; nil values: absent
@@ -921,6 +934,17 @@ func TestReplayRunsThroughOtherHandlers(t *testing.T) {
 			name: "the method changed",
 			site: "route {\nmethod PUT\nreverse_proxy {$API}\n}",
 			path: "/", want: "PUT / body",
+		},
+		{
+			name: "the method changed, as placeholders see it",
+			site: "route {\nheader X-Was {http.request.method}\nmethod PUT\nrewrite * /{http.request.method}\nreverse_proxy {$API}\n}",
+			path: "/", want: "PUT /PUT body",
+			wants: http.Header{"X-Was": {"POST"}},
+		},
+		{
+			name: "the body in a placeholder",
+			site: "route {\nrewrite * /{http.request.body}\nreverse_proxy {$API}\n}",
+			path: "/", want: "POST /body body",
 		},
 		{
 			name: "reverse_proxy's own rewrite",
@@ -985,6 +1009,16 @@ func TestReplayRunsThroughOtherHandlers(t *testing.T) {
 			path: "/orders", want: "POST /orders body",
 		},
 		{
+			name: "request_body that sets another",
+			site: "route {\nrequest_body {\nset \"the body of this site\"\n}\nreverse_proxy {$API}\n}",
+			path: "/orders", want: "POST /orders the body of this site",
+		},
+		{
+			name: "request_body that sets one where there is none",
+			site: "route {\nrequest_body {\nset \"the body of this site\"\n}\nreverse_proxy {$API}\n}",
+			path: "/orders", empty: true, want: "POST /orders the body of this site",
+		},
+		{
 			name: "a dead upstream among the living, which reverse_proxy tries first",
 			site: "reverse_proxy {$DEAD} {$API} {\nlb_policy first\nlb_try_duration 20s\nlb_try_interval 1ms\nfail_duration 1m\n}",
 			path: "/orders", want: "POST /orders body",
@@ -1010,7 +1044,11 @@ func TestReplayRunsThroughOtherHandlers(t *testing.T) {
 			t.Setenv("DEAD", freeAddress(t))
 			proxy := runCaddy(t, namedRoute+strings.Replace(partnerSite, "reverse_proxy {$API}", test.site, 1))
 
-			r, err := http.NewRequest("POST", "http://"+os.Getenv("SITE")+test.path, strings.NewReader("body"))
+			body := "body"
+			if test.empty {
+				body = ""
+			}
+			r, err := http.NewRequest("POST", "http://"+os.Getenv("SITE")+test.path, strings.NewReader(body))
 			if err != nil {
 				t.Fatal(err)
 			}
