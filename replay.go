@@ -398,37 +398,46 @@ func (x *exchange) FlushError() error {
 	return http.NewResponseController(x.ResponseWriter).Flush() //nolint:bodyclose
 }
 
-// headerSnapshot remembers a response header. At this point it has a field or
-// two, most often, which need no map.
+// headerSnapshot remembers a response header. At this point it is short, most
+// often, and needs no map.
 type headerSnapshot struct {
-	few  [2]headerField // Server and Alt-Svc
-	n    int
-	more http.Header
+	few [8]headerField
+	n   int
+	all http.Header // instead of few, if that does not do; else nil
 }
 
-type headerField struct {
-	name   string
-	values []string
-}
+type headerField struct{ name, value string }
 
 func (s *headerSnapshot) take(h http.Header) {
-	if len(h) > len(s.few) {
-		s.more = h.Clone()
-		return
+	s.add("Server", h["Server"])
+	s.add("Alt-Svc", h["Alt-Svc"])
+	if s.n < len(h) { // the handlers ahead have set others
+		s.n = 0
+		for name, values := range h {
+			s.add(name, values)
+		}
 	}
-	for name, values := range h {
-		s.few[s.n] = headerField{name, values}
+	if s.n < len(h) {
+		s.all = h.Clone()
+	}
+}
+
+// add remembers a field, if it has one value and there is room for it.
+func (s *headerSnapshot) add(name string, values []string) {
+	if len(values) == 1 && s.n < len(s.few) {
+		s.few[s.n] = headerField{name, values[0]}
 		s.n++
 	}
 }
 
 func (s *headerSnapshot) restore(h http.Header) {
 	clear(h)
-	for _, f := range s.few[:s.n] {
-		h[f.name] = f.values
+	if s.all != nil {
+		maps.Copy(h, s.all)
+		return
 	}
-	for name, values := range s.more {
-		h[name] = values
+	for _, f := range s.few[:s.n] {
+		h[f.name] = []string{f.value}
 	}
 }
 

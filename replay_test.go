@@ -1076,6 +1076,39 @@ func TestReplayRunsThroughOtherHandlers(t *testing.T) {
 	}
 }
 
+// TestFieldsSetAhead are in the answer as handlers ahead have set them, however
+// many there are, and as handlers behind edit them, once.
+func TestFieldsSetAhead(t *testing.T) {
+	for n := range 12 {
+		for _, values := range [][]string{{"a"}, {"a", "b"}} {
+			t.Run(fmt.Sprint(n, " fields with the values ", values), func(t *testing.T) {
+				newAuthServer(t)
+				api := newAPIServer(t)
+				api.answers(revokedFirst(refuse, repeat))
+				var ahead, behind strings.Builder
+				want := make(http.Header)
+				for i := range n {
+					name := fmt.Sprint("X-", i)
+					for _, value := range values {
+						fmt.Fprintf(&ahead, "header +%s %s\n", name, value)
+						want.Add(name, "!"+value)
+					}
+					fmt.Fprintf(&behind, "header %s ^ !\n", name)
+				}
+				proxy := runCaddy(t, strings.Replace(partnerSite, "reverse_proxy {$API}", ahead.String()+"route {\n"+behind.String()+"reverse_proxy {$API}\n}", 1))
+
+				answer := proxy.get("/", nil)
+
+				maps.DeleteFunc(answer.header, func(name string, _ []string) bool { return !strings.HasPrefix(name, "X-") })
+				if !maps.EqualFunc(answer.header, want, slices.Equal) {
+					t.Errorf("the header is %q, want %q", answer.header, want)
+				}
+				api.wantAttempts(t, "access-token-1", "access-token-2")
+			})
+		}
+	}
+}
+
 // TestReplayWithTheTokenInTheQuery has one token in it each time.
 func TestReplayWithTheTokenInTheQuery(t *testing.T) {
 	newAuthServer(t)
