@@ -38,11 +38,9 @@ func (s *accountServer) fetch(_ context.Context, job job) (*tokenendpoint.Token,
 	if s.refuse != nil && s.refuse(account) {
 		return nil, errRefused
 	}
-	return &tokenendpoint.Token{
-		AccessToken: tokenendpoint.NewSecret("for " + account + s.padding),
-		Lifetime:    s.lifetime,
-		RequestedAt: time.Now(),
-	}, nil
+	token := tokenendpoint.NewToken("for "+account+s.padding, "Bearer")
+	token.Lifetime, token.RequestedAt = s.lifetime, time.Now()
+	return token, nil
 }
 
 func (s *accountServer) report(outcome) {}

@@ -16,23 +16,18 @@ import (
 // ServeHTTP takes the token, puts it on the request, calls the next handler
 // and puts back what was there before. If the API rejects the token, the
 // request goes out once more with a new one.
-func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) (err error) {
-	defer func() {
-		if err != nil {
-			h.injector.dropSources(r)
-		}
-	}()
-	if r.Method == http.MethodTrace {
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	values, err := valuesOf(h.live.inputs, r)
+	h.injector.dropSources(r)
+	switch {
+	case r.Method == http.MethodTrace:
 		return caddyhttp.Error(http.StatusMethodNotAllowed, errTrace)
-	}
-	if h.live.KeepExisting && h.injector.present(r) {
-		h.injector.dropSources(r)
+	case h.live.KeepExisting && h.injector.present(r):
 		return next.ServeHTTP(w, r)
-	}
-	slot, err := h.live.slot(r)
-	if err != nil {
+	case err != nil:
 		return h.withoutToken(w, r, next, err)
 	}
+	slot := h.live.slot(values)
 	token, err := slot.token(r.Context())
 	if err != nil {
 		return h.withoutToken(w, r, next, err)

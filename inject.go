@@ -23,14 +23,6 @@ type injector struct {
 	sources []string // header fields that the caller meant for us, see sourceHeaders
 }
 
-// fieldValue is the header field value for a token. The token keeps it, as the
-// tokens of many accounts may come by in turn.
-type fieldValue struct {
-	scheme string
-	byType bool
-	text   string
-}
-
 func newInjector(c Client) *injector {
 	if c.Inject == nil {
 		return &injector{name: "Authorization", byType: true}
@@ -93,9 +85,6 @@ func (in *injector) makeRoom(r *http.Request) original {
 	if in.query {
 		before := original{rawQuery: r.URL.RawQuery, requestURI: r.RequestURI}
 		removeQuery(r.URL, in.name)
-		for _, name := range in.sources {
-			before.takeOut(r.Header, name)
-		}
 		return before
 	}
 	before := original{header: r.Header[in.name]}
@@ -109,11 +98,6 @@ func (in *injector) makeRoom(r *http.Request) original {
 	if in.prover != nil {
 		before.takeOut(r.Header, dpopField)
 	}
-	for _, name := range in.sources {
-		if name != in.name {
-			before.takeOut(r.Header, name)
-		}
-	}
 	if r.Trailer != nil {
 		before.body = r.Body
 		r.Body = &trailerGuard{ReadCloser: r.Body, in: in, trailer: r.Trailer}
@@ -122,9 +106,8 @@ func (in *injector) makeRoom(r *http.Request) original {
 	return before
 }
 
-// dropSources removes for good what the caller meant for us alone, where it is not
-// removed for the next handler only: error routes, say, may have an upstream of
-// their own.
+// dropSources removes what the caller meant for us alone, and for good: whoever
+// gets the request next, error routes included, may have an upstream of their own.
 func (in *injector) dropSources(r *http.Request) {
 	for _, name := range in.sources {
 		delete(r.Header, name)
@@ -199,22 +182,15 @@ func (in *injector) present(r *http.Request) bool {
 	return r.Header.Get(in.name) != ""
 }
 
-// text returns the header field value for the token. It is made once, unless
-// handlers that differ in their scheme share the token.
+// text returns the header field value for the token.
 func (in *injector) text(token *heldToken) string {
-	if v := token.field.Load(); v != nil && v.scheme == in.scheme && v.byType == in.byType {
-		return v.text
+	switch {
+	case in.byType:
+		return token.Field(token.Scheme)
+	case in.scheme != "":
+		return token.Field(in.scheme)
 	}
-	v := &fieldValue{scheme: in.scheme, byType: in.byType, text: token.AccessToken.Reveal()}
-	prefix := in.scheme
-	if in.byType {
-		prefix = scheme(token.Type)
-	}
-	if prefix != "" {
-		v.text = prefix + " " + v.text
-	}
-	token.field.Store(v)
-	return v.text
+	return token.AccessToken.Reveal()
 }
 
 // owns reports whether a header field is set here.

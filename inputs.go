@@ -83,6 +83,9 @@ const maxInputs = 16 << 10
 // valuesOf returns the inputs' values for one request. None may be empty or
 // unknown: all requests without one would share a token that is meant for nobody.
 func valuesOf(inputs []requestInput, r *http.Request) ([]string, error) {
+	if len(inputs) == 0 {
+		return nil, nil
+	}
 	repl := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
 	values, size := make([]string, len(inputs)), 0
 	for i, in := range inputs {

@@ -142,17 +142,13 @@ func (c *liveClient) close() error {
 	return closeCache(c.key, c.cache, c)
 }
 
-// slot returns the slot for a request: the client's only one, or that of the
-// request's account.
-func (c *liveClient) slot(r *http.Request) (*slot, error) {
+// slot returns the client's only slot, or that of the account for which a request
+// has those values.
+func (c *liveClient) slot(values []string) *slot {
 	if len(c.inputs) == 0 {
-		return &c.cache.slot, nil
+		return &c.cache.slot
 	}
-	values, err := valuesOf(c.inputs, r)
-	if err != nil {
-		return nil, err
-	}
-	return c.cache.accounts.slot(values), nil
+	return c.cache.accounts.slot(values)
 }
 
 // defaultName calls a client without a name by its server's host and its id, as
@@ -312,7 +308,7 @@ func (c *liveClient) fetch(ctx context.Context, job job) (*tokenendpoint.Token, 
 		}
 		return nil, c.explained(err)
 	}
-	if err := c.checkTokenType(token.Type); err != nil {
+	if err := c.checkTokenType(token); err != nil {
 		return nil, err
 	}
 	return token, nil
@@ -406,31 +402,18 @@ func (c *liveClient) presentCertificate(e *expander) error {
 }
 
 // checkTokenType refuses tokens that we would not know how to send.
-func (c *liveClient) checkTokenType(tokenType string) error {
+func (c *liveClient) checkTokenType(token *tokenendpoint.Token) error {
 	switch {
 	case c.anyTokenType():
 		return nil
-	case c.DPoP != nil && scheme(tokenType) != "DPoP":
-		return fmt.Errorf("the authorization server issued a token that is not bound to our key (token_type %.40q): it may not support DPoP, remove 'dpop'", tokenType)
-	case c.DPoP == nil && scheme(tokenType) == "DPoP":
+	case c.DPoP != nil && token.Scheme != "DPoP":
+		return fmt.Errorf("the authorization server issued a token that is not bound to our key (token_type %.40q): it may not support DPoP, remove 'dpop'", token.Type)
+	case c.DPoP == nil && token.Scheme == "DPoP":
 		return errors.New("the authorization server issued a token that wants DPoP proofs: write 'dpop' and 'upstream_base'")
-	case scheme(tokenType) == "":
-		return fmt.Errorf("the token_type %.40q is not understood: write 'inject header Authorization <scheme>' to use the token whatever its type (RFC 6749 section 7.1)", tokenType)
+	case token.Scheme == "":
+		return fmt.Errorf("the token_type %.40q is not understood: write 'inject header Authorization <scheme>' to use the token whatever its type (RFC 6749 section 7.1)", token.Type)
 	}
 	return nil
-}
-
-// scheme returns the authentication scheme for a token_type; "" if it is not
-// understood. Types compare without case (RFC 6749 section 5.1), an absent one
-// means Bearer, and Apigee says BearerToken.
-func scheme(tokenType string) string {
-	switch strings.ToLower(tokenType) {
-	case "", "bearer", "bearertoken":
-		return "Bearer"
-	case "dpop":
-		return "DPoP"
-	}
-	return ""
 }
 
 // report implements fetcher: it logs how a token request went, so that a

@@ -150,8 +150,7 @@ func (c *tokenCache) fetcher() fetcher {
 }
 
 // heldToken is a token together with the times at which its phases begin.
-// It does not change, but for the mark that it was used and for what an injector
-// keeps with it.
+// It does not change, but for the mark that it was used.
 type heldToken struct {
 	*tokenendpoint.Token
 
@@ -159,8 +158,7 @@ type heldToken struct {
 	marginAt time.Time // in the margin from here on
 	expires  time.Time
 
-	used  atomic.Bool
-	field atomic.Pointer[fieldValue] // the token as a header field has it
+	used atomic.Bool
 }
 
 // markUsed notes that a request used the token. Only the first one writes, so

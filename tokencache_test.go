@@ -104,11 +104,9 @@ func (c *scriptedConfig) fetch(ctx context.Context, _ job) (*tokenendpoint.Token
 		return nil, a.err
 	}
 	c.newest = c.issue(fmt.Sprintf("%stoken-%d", c.name, n), now, a.lifetime)
-	return &tokenendpoint.Token{
-		AccessToken: tokenendpoint.NewSecret(c.newest.name),
-		Lifetime:    stated(a.lifetime),
-		RequestedAt: now,
-	}, nil
+	token := tokenendpoint.NewToken(c.newest.name, "Bearer")
+	token.Lifetime, token.RequestedAt = stated(a.lifetime), now
+	return token, nil
 }
 
 // issue writes down what the design says about the token's life: it counts

@@ -253,12 +253,10 @@ func (m members) token() (*Token, error) {
 	if !ok || !visible(tokenType) {
 		return nil, errors.New("token_type is not a word")
 	}
-	return &Token{
-		AccessToken:  NewSecret(access),
-		Type:         tokenType,
-		Lifetime:     m.lifetime(),
-		RefreshToken: NewSecret(m.refreshToken()),
-	}, nil
+	token := NewToken(access, tokenType)
+	token.Lifetime = m.lifetime()
+	token.RefreshToken = NewSecret(m.refreshToken())
+	return token, nil
 }
 
 // refreshToken also takes a number, in the digits it was written with: losing

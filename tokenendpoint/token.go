@@ -1,6 +1,9 @@
 package tokenendpoint
 
-import "time"
+import (
+	"strings"
+	"time"
+)
 
 // Token is what a token endpoint issued: the members of RFC 6749 section 5.1
 // that this project uses, read and checked.
@@ -11,6 +14,10 @@ type Token struct {
 
 	// Type is the token_type as the server spelled it; empty if it named none.
 	Type string
+
+	// Scheme is the authentication scheme that goes with the type: Bearer, DPoP,
+	// or "" if the type is not understood.
+	Scheme string
 
 	// Lifetime is expires_in. Zero if the server stated none, or none that
 	// makes sense.
@@ -23,4 +30,40 @@ type Token struct {
 	// RequestedAt is when the token request went out. The lifetime counts from
 	// here, as the server may have issued the token at any time since.
 	RequestedAt time.Time
+
+	field Secret // Scheme and access token, which is the end of this very string
+}
+
+// NewToken returns an access token of that token_type.
+func NewToken(accessToken, tokenType string) *Token {
+	scheme := schemeOf(tokenType)
+	field := scheme + " " + accessToken
+	return &Token{
+		AccessToken: NewSecret(field[len(scheme)+1:]),
+		Type:        tokenType,
+		Scheme:      scheme,
+		field:       NewSecret(field),
+	}
+}
+
+// schemeOf returns the authentication scheme for a token_type; "" if it is not
+// understood. Types compare without case (RFC 6749 section 5.1), an absent one
+// means Bearer, and Apigee says BearerToken.
+func schemeOf(tokenType string) string {
+	switch strings.ToLower(tokenType) {
+	case "", "bearer", "bearertoken":
+		return "Bearer"
+	case "dpop":
+		return "DPoP"
+	}
+	return ""
+}
+
+// Field returns the access token as it stands in an Authorization field (RFC 9110
+// section 11.6.2). With the token's own scheme, it has been put together before.
+func (t *Token) Field(scheme string) string {
+	if scheme == t.Scheme {
+		return t.field.Reveal()
+	}
+	return scheme + " " + t.AccessToken.Reveal()
 }
