@@ -107,13 +107,15 @@ func unreachable(err error, timeout time.Duration, secrets []string) *Error {
 		err = u.Err
 	}
 	kind, what := Unavailable, "the authorization server cannot be reached"
+	alert := alertOf(err)
 	switch {
 	case isTimeout(err):
 		what = fmt.Sprintf("the authorization server gave no whole answer in time ('timeout' is %s)", timeout)
 	case isMalformed(err):
 		kind, what = Unreadable, "the authorization server's answer is malformed"
-	case isAlert(err):
+	case alert != nil:
 		what = "the authorization server does not accept the TLS connection"
+		err = alert // without what net/http was about to do
 	}
 	why := err.Error()
 	if strings.Contains(why, "transport connection broken") {
@@ -121,14 +123,17 @@ func unreachable(err error, timeout time.Duration, secrets []string) *Error {
 		// issued included.
 		why = quotation.ReplaceAllString(why, "...")
 	}
-	return &Error{Kind: kind, what: what + ": " + blank(why, secrets), handshake: isAlert(err)}
+	return &Error{Kind: kind, what: what + ": " + blank(why, secrets), handshake: alert != nil}
 }
 
-// isAlert tells a TLS connection that the server ended and said why: it does not
-// accept our certificate, most often. crypto/tls has no type for the alert.
-func isAlert(err error) bool {
-	ended, ok := errors.AsType[*net.OpError](err)
-	return ok && ended.Op == "remote error"
+// alertOf returns the alert with which a server ended the TLS connection, nil if
+// there was none: it does not accept our certificate, most often. crypto/tls has no
+// type for it.
+func alertOf(err error) error {
+	if ended, ok := errors.AsType[*net.OpError](err); ok && ended.Op == "remote error" {
+		return ended
+	}
+	return nil
 }
 
 var quotation = regexp.MustCompile(`(?s)".*"`)
