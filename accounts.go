@@ -36,6 +36,7 @@ type account struct {
 	request  []string
 	entry    *list.Element // in the shard's list for its standing; nil if evicted
 	standing standing
+	flying   bool // a token is being fetched: were it evicted now, there might be two fetches
 }
 
 // standing is what is known of an account. Those that never had a token are kept
@@ -131,11 +132,12 @@ func (a *accounts) slot(values []string) *slot {
 // full reports whether more accounts wait for their first token than may.
 func (a *accounts) full() bool { return a.counts[waiting].Load() > a.maxWaiting }
 
-// wait notes that another fetch begins for an account that has had no token.
+// wait notes that a fetch begins for an account.
 func (a *accounts) wait(acc *account) {
 	shard := a.shard(acc.key)
 	shard.mu.Lock()
 	defer shard.mu.Unlock()
+	acc.flying = true
 	if acc.standing == unproven {
 		a.move(shard, acc, waiting)
 	}
@@ -146,6 +148,7 @@ func (a *accounts) wait(acc *account) {
 func (a *accounts) fail(acc *account) {
 	shard := a.shard(acc.key)
 	shard.mu.Lock()
+	acc.flying = false
 	var oldest *account
 	if acc.standing == waiting && a.move(shard, acc, unproven) && shard.lists[unproven].Len() > a.maxUnproven {
 		oldest = shard.lists[unproven].Back().Value.(*account)
@@ -159,10 +162,10 @@ func (a *accounts) fail(acc *account) {
 func (a *accounts) prove(acc *account) {
 	shard := a.shard(acc.key)
 	shard.mu.Lock()
+	acc.flying = false
 	added := acc.standing != proven && a.move(shard, acc, proven)
 	shard.mu.Unlock()
-	if added && a.counts[proven].Load() > a.maxProven {
-		a.makeRoom(acc)
+	for added && a.counts[proven].Load() > a.maxProven && a.makeRoom(acc) {
 	}
 }
 
@@ -181,36 +184,46 @@ func (a *accounts) move(shard *accountShard, acc *account, to standing) bool {
 }
 
 // makeRoom evicts a proven account: the least recently used one among those next
-// to the newcomer, which over many accounts is as good as among all.
-func (a *accounts) makeRoom(newcomer *account) {
+// to the newcomer, which over many accounts is as good as among all. It reports
+// whether there was one.
+func (a *accounts) makeRoom(newcomer *account) bool {
 	first := a.index(newcomer.key)
 	for i := range a.shards {
-		shard := &a.shards[(first+i)%len(a.shards)]
-		shard.mu.Lock()
-		var oldest *account
-		entry := shard.lists[proven].Back()
-		if entry != nil && entry.Value == newcomer {
-			entry = entry.Prev()
-		}
-		if entry != nil {
-			oldest = entry.Value.(*account)
-			a.remove(shard, oldest)
-		}
-		shard.mu.Unlock()
-		if oldest != nil {
+		if oldest := a.removeOldest(&a.shards[(first+i)%len(a.shards)], newcomer); oldest != nil {
 			oldest.halt()
-			return
+			return true
 		}
 	}
+	return false
 }
 
-// drop evicts an account that is of no use any more.
+// removeOldest takes the least recently used proven account out of a shard; nil if
+// there is none but the newcomer and those that are being renewed.
+func (a *accounts) removeOldest(shard *accountShard, newcomer *account) *account {
+	shard.mu.Lock()
+	defer shard.mu.Unlock()
+	for entry := shard.lists[proven].Back(); entry != nil; entry = entry.Prev() {
+		if oldest := entry.Value.(*account); oldest != newcomer && !oldest.flying {
+			a.remove(shard, oldest)
+			return oldest
+		}
+	}
+	return nil
+}
+
+// drop evicts an account that is of no use any more, unless somebody has come back
+// for it.
 func (a *accounts) drop(acc *account) {
 	shard := a.shard(acc.key)
 	shard.mu.Lock()
-	a.remove(shard, acc)
+	idle := !acc.flying
+	if idle {
+		a.remove(shard, acc)
+	}
 	shard.mu.Unlock()
-	acc.halt()
+	if idle {
+		acc.halt()
+	}
 }
 
 // stop ends the work for all accounts.

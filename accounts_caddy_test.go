@@ -108,17 +108,22 @@ func TestWhatTheRequestContributesTellsTokensApart(t *testing.T) {
 // TestRequestWithoutAnAccountIsRefused: all of them would share a token that is
 // meant for nobody.
 func TestRequestWithoutAnAccountIsRefused(t *testing.T) {
-	const account = "account {http.request.header.X-A}"
+	const (
+		account = "account {http.request.header.X-A}"
+		nobody  = "401 no access token for the upstream: the request does not say whom one would be for"
+		nothing = "400 no access token for the upstream: the request has nothing for "
+	)
 	tests := []struct {
 		name, lines string
 		header      http.Header
+		want        string
 	}{
-		{"the field is missing", account, nil},
-		{"it is empty", account, http.Header{"X-A": {""}}},
-		{"it is blank", account, http.Header{"X-A": {"  "}}},
-		{"half of it is missing", "account {http.request.header.X-A}/{http.request.header.X-B}", http.Header{"X-A": {"a"}}},
-		{"a form field's value is missing", account + "\ntoken_param tenant {http.request.header.X-B}", http.Header{"X-A": {"a"}}},
-		{"one scope of two is missing", "scope always {http.request.header.X-A}", nil},
+		{"the field is missing", account, nil, nobody},
+		{"it is empty", account, http.Header{"X-A": {""}}, nobody},
+		{"it is blank", account, http.Header{"X-A": {"  "}}, nobody},
+		{"half of it is missing", "account {http.request.header.X-A}/{http.request.header.X-B}", http.Header{"X-A": {"a"}}, nobody},
+		{"a form field's value is missing", account + "\ntoken_param tenant {http.request.header.X-B}", http.Header{"X-A": {"a"}}, nothing + "token_param"},
+		{"one scope of two is missing", "scope always {http.request.header.X-A}", nil, nothing + "scope"},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -127,11 +132,14 @@ func TestRequestWithoutAnAccountIsRefused(t *testing.T) {
 
 			answer := proxy.get("/", test.header)
 
-			if want := "401 no access token for the upstream: the request does not say whom one would be for"; answer.body != want {
-				t.Errorf("the caller reads\n%s, want\n%s", answer.body, want)
+			if answer.body != test.want {
+				t.Errorf("the caller reads\n%s, want\n%s", answer.body, test.want)
 			}
-			if got := answer.header.Get("WWW-Authenticate"); answer.status != http.StatusUnauthorized || got != "Bearer" {
+			if got := answer.header.Get("WWW-Authenticate"); (got == "Bearer") != (answer.status == http.StatusUnauthorized) {
 				t.Errorf("status %d, WWW-Authenticate %q", answer.status, got)
+			}
+			if line := proxy.awaitLog("request refused without a token request"); !strings.Contains(fmt.Sprint(line["error"]), "{http.request.header.X-") {
+				t.Errorf("the log does not say what is missing: %v", line)
 			}
 			if auth.count() != 0 || len(api.seen()) != 0 {
 				t.Errorf("%d token requests, and %d requests reached the API", auth.count(), len(api.seen()))
@@ -151,6 +159,8 @@ func TestPlaceholdersOfRequestsStayOutOfOurOwnAffairs(t *testing.T) {
 		{"the token endpoint's path", "token_endpoint https://auth.example/" + x + "\n" + id + secret, "token_endpoint"},
 		{"the issuer", "issuer https://" + x + "\n" + id + secret, "issuer"},
 		{"the client id", "client_id " + x + "\n" + endpoint + secret, "client_id"},
+		{"a name that a map directive may set", "client_id {tenant}\n" + endpoint + secret, "client_id"},
+		{"the same in the key's id", endpoint + id + "client_auth private_key_jwt {\nkey {$KEY_FILE}\nkey_id {tenant}\n}", "client_auth"},
 		{"the client secret", "client_secret " + x + "\n" + endpoint + id, "client_secret"},
 		{"by its short name", "client_secret {header.X-A}\n" + endpoint + id, "client_secret"},
 		{"a header field of the token request", endpoint + id + secret + "token_header X-B " + x, "token_header"},

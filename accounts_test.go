@@ -20,6 +20,7 @@ import (
 // test wants refused.
 type accountServer struct {
 	refuse   func(account string) bool
+	fails    func() error // nil for never
 	lifetime time.Duration
 	takes    func(account string) time.Duration // to answer; nil for no time
 	padding  string                             // makes tokens as long as real ones
@@ -31,12 +32,20 @@ var errRefused = &tokenendpoint.Error{Kind: tokenendpoint.Refused, Code: "invali
 
 func (s *accountServer) fetch(_ context.Context, job job) (*tokenendpoint.Token, error) {
 	s.requests.Add(1)
-	account := job.inputs[0]
+	account := "" // of a client without accounts
+	if len(job.inputs) > 0 {
+		account = job.inputs[0]
+	}
 	if s.takes != nil {
 		time.Sleep(s.takes(account))
 	}
 	if s.refuse != nil && s.refuse(account) {
 		return nil, errRefused
+	}
+	if s.fails != nil {
+		if err := s.fails(); err != nil {
+			return nil, err
+		}
 	}
 	token := tokenendpoint.NewToken("for "+account+s.padding, "Bearer")
 	token.Lifetime, token.RequestedAt = s.lifetime, time.Now()
@@ -291,9 +300,8 @@ func TestIdleAccountIsEvictedWhenItsTokenHasExpired(t *testing.T) {
 		if proven, unproven := cache.accounts.size(); proven+unproven != 0 {
 			t.Errorf("%d accounts are held after five minutes without a request", proven+unproven)
 		}
-		// Used once: renewed once, and then let go.
-		if n := server.requests.Load(); n != 2 {
-			t.Errorf("%d token requests, want 2", n)
+		if n := server.requests.Load(); n != 1 { // one use alone is no reason to renew
+			t.Errorf("%d token requests, want 1", n)
 		}
 	})
 }
@@ -371,3 +379,95 @@ func BenchmarkAccountMemory(b *testing.B) {
 
 // Interface guard
 var _ fetcher = (*accountServer)(nil)
+
+// TestOutageCostsFewRequests, however many accounts want a token, or have one that
+// grows old.
+func TestOutageCostsFewRequests(t *testing.T) {
+	unreachable := &tokenendpoint.Error{Kind: tokenendpoint.Unavailable}
+	throttled := &tokenendpoint.Error{Kind: tokenendpoint.Unavailable, Status: 429, RetryAfter: 10 * time.Minute}
+	tests := []struct {
+		name  string
+		known bool // the accounts have had a token
+		err   error
+		most  int64
+	}{
+		{"renewals, unreachable", true, unreachable, 100},
+		{"renewals, throttled", true, throttled, 32},
+		{"newcomers, unreachable", false, unreachable, 300},
+		{"newcomers, throttled", false, throttled, 96},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var down atomic.Bool
+				server := &accountServer{lifetime: time.Minute, fails: func() error {
+					if down.Load() {
+						return test.err
+					}
+					return nil
+				}}
+				cache := newTokenCache(twentyPercent, 1000)
+				cache.fetchers = []fetcher{server}
+				defer func() { _ = cache.Destruct() }()
+				down.Store(!test.known)
+				var callers sync.WaitGroup
+				for i := range 500 {
+					callers.Go(func() {
+						for range 300 { // five minutes
+							_, _ = cache.accounts.slot([]string{fmt.Sprint(i)}).token(t.Context())
+							time.Sleep(time.Second)
+						}
+					})
+				}
+				time.Sleep(10 * time.Second)
+				down.Store(true)
+				before := server.requests.Load()
+				callers.Wait()
+				if n := server.requests.Load() - before; n > test.most {
+					t.Errorf("%d token requests in five minutes of outage, want %d at most", n, test.most)
+				}
+			})
+		})
+	}
+}
+
+// TestOneFetchAtATimeForAnAccount, also when others push it out of the cache.
+func TestOneFetchAtATimeForAnAccount(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
+		now, most := make(map[string]int), 0
+		server := &accountServer{lifetime: time.Hour, takes: func(account string) time.Duration {
+			mu.Lock()
+			defer mu.Unlock()
+			now[account]++
+			most = max(most, now[account])
+			time.AfterFunc(2*time.Second, func() {
+				mu.Lock()
+				defer mu.Unlock()
+				now[account]--
+			})
+			return 2 * time.Second
+		}}
+		cache := newTokenCache(twentyPercent, 1)
+		cache.fetchers = []fetcher{server}
+		defer func() { _ = cache.Destruct() }()
+		ask := func(account string) *heldToken {
+			held, err := cache.accounts.slot([]string{account}).token(t.Context())
+			if err != nil {
+				t.Errorf("%s: %v", account, err)
+			}
+			return held
+		}
+		old := ask("alice")
+		go ask("bob") // has a token in two seconds
+		time.Sleep(time.Second)
+		cache.accounts.slot([]string{"alice"}).reject(old) // hers is replaced from now on
+		time.Sleep(1100 * time.Millisecond)
+		ask("alice")
+
+		if most != 1 {
+			t.Errorf("%d fetches at a time for one account", most)
+		}
+		time.Sleep(time.Minute)
+	})
+}

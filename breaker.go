@@ -2,7 +2,6 @@ package upstreamoauth2
 
 import (
 	"errors"
-	"net/http"
 	"sync"
 	"time"
 
@@ -22,93 +21,111 @@ var errFull = errors.New("too many accounts wait for their first token")
 
 // breaker is what accounts share about their server. When it asks to be left alone,
 // or cannot be reached twice in a row, they need not each find out for themselves:
-// they fail at once, and one of them tries again when it is time.
+// no request is made for any of them, and one tries again when it is time.
+//
+// What newcomers find out holds for newcomers only: nobody who turns up can keep
+// those who have a token from renewing it.
 type breaker struct {
-	mu       sync.Mutex
-	failure  error // not nil: the server is unavailable
-	failures int   // in a row
-	until    time.Time
+	mu        sync.Mutex
+	newcomers lane
+	renewals  lane
+}
 
-	first    chan struct{} // places for first fetches
-	renewals chan struct{}
+// lane is one kind of fetches, with as many places as may be made at a time.
+type lane struct {
+	places   chan struct{}
+	failure  *tokenendpoint.Error // not nil: the server is unavailable
+	failures int                  // in a row
+	until    time.Time
 }
 
 func newBreaker() *breaker {
-	return &breaker{first: make(chan struct{}, maxFirstFetches), renewals: make(chan struct{}, maxRenewals)}
+	return &breaker{
+		newcomers: lane{places: make(chan struct{}, maxFirstFetches)},
+		renewals:  lane{places: make(chan struct{}, maxRenewals)},
+	}
+}
+
+// laneOf returns the lane for an account with a token, or without one.
+func (b *breaker) laneOf(newcomer bool) *lane {
+	if newcomer {
+		return &b.newcomers
+	}
+	return &b.renewals
 }
 
 // refuses returns the failure for an account without a token that asks while
-// the server is known to be unavailable, or while too many others wait. When it
-// is time to try an unavailable server again, it lets one account a second pass.
+// the server is known to be unavailable, or while too many others wait.
 func (b *breaker) refuses(s *slot, phase phase, now time.Time) error {
 	if s.account == nil || phase != absent || s.flight != nil {
 		return nil
 	}
-	if s.held.Load() == nil && s.cache.accounts.full() {
+	newcomer := s.held.Load() == nil
+	if newcomer && s.cache.accounts.full() {
 		return &backoffError{err: errFull, retryIn: backoffFirst}
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	switch {
-	case b.failure == nil:
-		return nil
-	case reached(b.until, now):
-		b.until = now.Add(backoffFirst)
+	l := b.laneOf(newcomer)
+	if l.failure == nil || reached(l.until, now) {
 		return nil
 	}
-	return &backoffError{err: b.failure, retryIn: b.until.Sub(now)}
+	return &backoffError{err: l.failure, retryIn: l.until.Sub(now)}
 }
 
-// guard makes an account's fetch when there is a place for it, and takes note
-// of how it went.
-func (b *breaker) guard(first bool, fetch func() (*tokenendpoint.Token, error)) (*tokenendpoint.Token, error) {
-	places := b.renewals
-	if first {
-		places = b.first
-	}
-	waited := false
-	select {
-	case places <- struct{}{}:
-	default:
-		waited = true
-		places <- struct{}{}
-	}
-	defer func() { <-places }()
-	if err := b.known(); waited && err != nil {
-		return nil, err // it has been found out meanwhile
+// guard makes an account's fetch when there is a place for it and the server is
+// not to be left alone, and takes note of how it went.
+func (b *breaker) guard(newcomer bool, fetch func() (*tokenendpoint.Token, error)) (*tokenendpoint.Token, error) {
+	l := b.laneOf(newcomer)
+	l.places <- struct{}{}
+	defer func() { <-l.places }()
+	if failed := b.hold(l); failed != nil {
+		return nil, failed
 	}
 	token, err := fetch()
-	b.note(err)
+	b.note(l, err)
 	return token, err
 }
 
-func (b *breaker) known() error {
+// hold returns the failure while the server is to be left alone, with what is left
+// of that time. When it is over, it lets one fetch a second pass.
+func (b *breaker) hold(l *lane) *tokenendpoint.Error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.failure
+	now := time.Now()
+	switch {
+	case l.failure == nil:
+		return nil
+	case reached(l.until, now):
+		l.until = now.Add(backoffFirst)
+		return nil
+	}
+	held := *l.failure
+	held.RetryAfter = l.until.Sub(now)
+	return &held
 }
 
 // note takes note of what a fetch says about the server.
-func (b *breaker) note(err error) {
+func (b *breaker) note(l *lane, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	failed, ok := errors.AsType[*tokenendpoint.Error](err)
 	switch {
 	case err == nil, ok && (failed.Kind == tokenendpoint.Refused || failed.Kind == tokenendpoint.Unreadable):
-		b.failure, b.failures = nil, 0 // the server answers
+		for _, answered := range []*lane{&b.newcomers, &b.renewals} {
+			answered.failure, answered.failures = nil, 0
+		}
 		return
-	case !ok || failed.Kind == tokenendpoint.Unprepared:
-		return // it was not asked
-	case failed.Status == http.StatusInternalServerError || failed.Code == "server_error":
-		return // as like as not it stumbles over one caller's token: the others have theirs
+	case !ok || failed.Kind == tokenendpoint.Unprepared || failed.OfOneRequest():
+		return
 	}
 	now := time.Now()
-	if b.failure != nil && !reached(b.until, now.Add(backoffFirst)) {
+	if l.failure != nil && !reached(l.until, now.Add(backoffFirst)) {
 		return // noted already
 	}
-	b.failures++
-	if b.failures == 1 && failed.RetryAfter == 0 {
+	l.failures++
+	if l.failures == 1 && failed.RetryAfter == 0 {
 		return // once is nothing, unless the server asks to be left alone
 	}
-	b.failure, b.until = err, now.Add(max(backoff(b.failures-1), failed.RetryAfter))
+	l.failure, l.until = failed, now.Add(max(backoff(l.failures-1), failed.RetryAfter))
 }

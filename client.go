@@ -250,9 +250,17 @@ func (c *Client) checkPlaceholders() error {
 	for _, name := range sortedKeys(c.TokenHeader) {
 		ours["token_header"] = append(ours["token_header"], string(c.TokenHeader[name]))
 	}
+	secrets := []string{string(c.ClientSecret), string(g.RefreshToken)} // braces may be part of them
+	for _, header := range c.TokenHeader {
+		secrets = append(secrets, string(header))
+	}
 	for _, option := range sortedKeys(ours) {
 		for _, text := range ours[option] {
-			if err := checkGlobal(text); err != nil {
+			err := checkGlobal(text)
+			if err == nil && fromRequest(text) && !slices.Contains(secrets, text) {
+				err = errNotGlobal
+			}
+			if err != nil {
 				return &optionError{option, &valueError{err, text}}
 			}
 		}
@@ -554,6 +562,23 @@ func (c *Client) literalCredentials() []string {
 	} {
 		if o.value.isLiteral() && !(mayComeFromRequest[o.name] && fromRequest(string(o.value))) {
 			options = append(options, o.name)
+		}
+	}
+	for _, o := range []struct {
+		name string
+		file Credential
+	}{
+		{"client_auth", c.clientAuth().Key},
+		{"grant", g.Key},
+		{"service_account", g.ServiceAccount},
+	} {
+		if o.file.isLiteral() && isContent(string(o.file)) {
+			options = append(options, o.name)
+		}
+	}
+	for _, name := range sortedKeys(c.TokenHeader) {
+		if c.TokenHeader[name].isLiteral() {
+			options = append(options, "token_header "+name)
 		}
 	}
 	return options

@@ -68,7 +68,7 @@ func (e *expander) content(option string, text Credential) []byte {
 	if e.err != nil {
 		return nil
 	}
-	if strings.Contains(value, "-----BEGIN ") || strings.HasPrefix(strings.TrimSpace(value), "{") {
+	if isContent(value) {
 		return []byte(value)
 	}
 	content, err := os.ReadFile(value)
@@ -77,6 +77,11 @@ func (e *expander) content(option string, text Credential) []byte {
 		e.fail(option, fmt.Errorf("%w %s: %w", errUnreadable, string(text), withoutPath(err)))
 	}
 	return content
+}
+
+// isContent reports whether a value is what a file would hold, rather than its name.
+func isContent(value string) bool {
+	return strings.Contains(value, "-----BEGIN ") || strings.HasPrefix(strings.TrimSpace(value), "{")
 }
 
 // withoutPath returns what went wrong with a file.
@@ -170,10 +175,13 @@ func checkGlobal(text string) error {
 		return err
 	}
 	if strings.Contains(text, "{http.") {
-		return errors.New("it holds a placeholder that differs from request to request, which is allowed in " + listRequestOptions() + " only: use {env.*} or {file.*}")
+		return errNotGlobal
 	}
 	return nil
 }
+
+// errNotGlobal is for placeholders that only a request has a value for, or nobody.
+var errNotGlobal = errors.New("it holds a placeholder that differs from request to request, which is allowed in " + listRequestOptions() + " only: use {env.*} or {file.*}")
 
 // partOfPath finds what the Caddyfile makes of {file.*} without a slash.
 var partOfPath = regexp.MustCompile(`\{http\.request\.uri\.path\.file\.([^{}]+)\}`)

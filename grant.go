@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -170,6 +171,10 @@ func notInURI(r rune) bool {
 	return r <= ' ' || r > '~' || strings.ContainsRune("\"<>\\^`{|}", r)
 }
 
+// goesUpstream finds placeholders for parts of a request that reach the upstream
+// whatever becomes of its header.
+var goesUpstream = regexp.MustCompile(`\{http\.request\.(cookie|uri|orig_uri|body)`)
+
 func (c *Client) checkGrant() error {
 	g := c.grant()
 	if err := checkGrantType(g.Type); err != nil {
@@ -184,8 +189,8 @@ func (c *Client) checkGrant() error {
 		name  string
 		value Credential
 	}{{"assertion", g.Assertion}, {"subject_token", g.SubjectToken}, {"actor_token", g.ActorToken}} {
-		if strings.Contains(string(o.value), "{http.request.cookie.") || strings.Contains(string(o.value), "{http.request.uri") {
-			return optionErrorf("grant", "%s must not come from a cookie or the URL, which go upstream: take it from a header field, which does not", o.name)
+		if goesUpstream.MatchString(string(o.value)) {
+			return optionErrorf("grant", "%s must not come from a cookie, the body or the URL, which go upstream: take it from a header field, which does not", o.name)
 		}
 	}
 	switch g.Type {

@@ -550,3 +550,19 @@ func TestEachCallerGetsTheOwnToken(t *testing.T) {
 		t.Errorf("%d token requests, want %d", n, callers)
 	}
 }
+
+// TestCallersTokenMustNotComeFromWhatGoesUpstream.
+func TestCallersTokenMustNotComeFromWhatGoesUpstream(t *testing.T) {
+	for _, placeholder := range []string{
+		"{http.request.cookie.token}", "{cookie.token}", "{query.token}", "{http.request.uri.query}",
+		"{http.request.orig_uri.query}", "{http.request.body}",
+	} {
+		for _, grant := range []string{"token_exchange {\nsubject_token ", "token_exchange {\nactor_token ", "jwt_bearer {\nassertion "} {
+			err := validateCaddyfile("http://localhost:8080 {\n\tupstream_oauth2 {\n\t\ttoken_endpoint https://auth.example/token\n\t\tclient_id a\n\t\tclient_secret b\n\t\tgrant " +
+				grant + placeholder + "\n}\n}\n}\n")
+			if err == nil || !strings.Contains(err.Error(), "must not come from a cookie, the body or the URL, which go upstream: take it from a header field, which does not") {
+				t.Errorf("grant %s%s: %v", grant, placeholder, err)
+			}
+		}
+	}
+}

@@ -3,12 +3,14 @@ package upstreamoauth2
 import (
 	"context"
 	"errors"
+	"maps"
 	"math"
 	"net/http"
 	"strconv"
 	"time"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap"
 
 	"github.com/upstream-oauth2/caddy-upstream-oauth2/tokenendpoint"
 )
@@ -17,15 +19,25 @@ import (
 // and puts back what was there before. If the API rejects the token, the
 // request goes out once more with a new one.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	values, err := valuesOf(h.live.inputs, r)
-	h.injector.dropSources(r)
+	values, flaw := valuesOf(h.live.inputs, r)
+	sources := h.injector.takeSources(r)
+	err := h.serve(w, r, next, values, flaw)
+	if err == nil { // error routes may have an upstream of their own
+		maps.Copy(r.Header, sources)
+	}
+	return err
+}
+
+// serve is ServeHTTP for a request that contributes these values to its token
+// request, or has this flaw.
+func (h *Handler) serve(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, values []string, flaw error) error {
 	switch {
 	case r.Method == http.MethodTrace:
 		return caddyhttp.Error(http.StatusMethodNotAllowed, errTrace)
 	case h.live.KeepExisting && h.injector.present(r):
 		return next.ServeHTTP(w, r)
-	case err != nil:
-		return h.withoutToken(w, r, next, err)
+	case flaw != nil:
+		return h.withoutToken(w, r, next, flaw)
 	}
 	slot := h.live.slot(values)
 	token, err := slot.token(r.Context())
@@ -77,6 +89,7 @@ const statusClientClosedRequest = 499
 // for the caller.
 func (h *Handler) refusal(w http.ResponseWriter, err error) error {
 	if caller, ok := errors.AsType[*callerError](err); ok {
+		h.live.accountLogger.Info("request refused without a token request", zap.Error(caller))
 		return caller.refusal(w)
 	}
 	failed, answered := errors.AsType[*tokenendpoint.Error](err)
@@ -107,9 +120,11 @@ func (h *Handler) refusal(w http.ResponseWriter, err error) error {
 func (e *callerError) refusal(w http.ResponseWriter) error {
 	const noToken = "no access token for the upstream: "
 	switch {
-	case e.flaw == "":
+	case e.flaw == "" && (e.isProof() || e.option == "account"):
 		w.Header().Set("WWW-Authenticate", "Bearer")
 		return caddyhttp.Error(http.StatusUnauthorized, errors.New(noToken+"the request does not say whom one would be for"))
+	case e.flaw == "":
+		return caddyhttp.Error(http.StatusBadRequest, errors.New(noToken+"the request has nothing for "+e.option))
 	case e.isProof():
 		w.Header().Set("WWW-Authenticate", `Bearer error="invalid_token"`)
 		return caddyhttp.Error(http.StatusUnauthorized, errors.New(noToken+"the caller's token "+e.flaw))

@@ -106,12 +106,13 @@ func (in *injector) makeRoom(r *http.Request) original {
 	return before
 }
 
-// dropSources removes what the caller meant for us alone, and for good: whoever
-// gets the request next, error routes included, may have an upstream of their own.
-func (in *injector) dropSources(r *http.Request) {
+// takeSources removes what the caller meant for us alone, and returns it.
+func (in *injector) takeSources(r *http.Request) http.Header {
+	var taken original
 	for _, name := range in.sources {
-		delete(r.Header, name)
+		taken.takeOut(r.Header, name)
 	}
+	return taken.others
 }
 
 // takeOut removes a field from the header and remembers it.

@@ -127,10 +127,24 @@ func (in requestInput) flawOf(value string) string {
 		if !isPlain(value, "") || checkResource(value) != nil {
 			return "is not an absolute URI without a fragment (RFC 8707 section 2)"
 		}
+		// What stands for a part of it makes no other resource of it.
+		if frame := placeholder.ReplaceAllString(in.text, ""); frame != "" && delimiters(value) != delimiters(frame) {
+			return "has characters that separate the parts of a URI (RFC 3986 section 2.2)"
+		}
 	case !utf8.ValidString(value) || strings.ContainsFunc(value, unicode.IsControl):
 		return "holds characters that are no text"
 	}
 	return ""
+}
+
+// delimiters returns the characters of a URI that separate its parts.
+func delimiters(uri string) string {
+	return strings.Map(func(r rune) rune {
+		if strings.ContainsRune(`:/?#[]@\`, r) {
+			return r
+		}
+		return -1
+	}, uri)
 }
 
 // isPlain reports whether s consists of the characters %x21-7E and those in more.
@@ -166,15 +180,19 @@ func byInput(inputs []requestInput, values []string) map[requestInput]string {
 }
 
 // sourceHeaders are the header fields that callers prove themselves with. They
-// are for us: the upstream gets our token instead.
+// are for us: the upstream gets our token instead. Where a proof comes by way of a
+// variable or a map, it is most likely from the Authorization field.
 func sourceHeaders(inputs []requestInput) []string {
 	var names []string
 	for _, in := range inputs {
 		if !in.isProof() {
 			continue
 		}
-		for _, part := range strings.Split(in.text, "{http.request.header.")[1:] {
-			name, _, _ := strings.Cut(part, "}")
+		for _, match := range placeholder.FindAllStringSubmatch(in.text, -1) {
+			name, direct := strings.CutPrefix(match[1], "http.request.header.")
+			if !direct {
+				name = "Authorization"
+			}
 			names = append(names, http.CanonicalHeaderKey(name))
 		}
 	}

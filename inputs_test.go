@@ -1,8 +1,10 @@
 package upstreamoauth2
 
 import (
+	"fmt"
 	"net/http"
 	"net/url"
+	"os"
 	"reflect"
 	"strings"
 	"testing"
@@ -194,6 +196,89 @@ func TestRefusalsThatAreAboutTheRequest(t *testing.T) {
 			}
 			if line["level"] != test.level {
 				t.Errorf("it says so at the level %v, want %s", line["level"], test.level)
+			}
+		})
+	}
+}
+
+// TestCallersCannotHideTheCode: a code counts even if what the caller brought is a
+// part of it, or whoever likes could raise alarms.
+func TestCallersCannotHideTheCode(t *testing.T) {
+	tests := []struct {
+		code, token string
+		status      int
+	}{
+		{"invalid_token", "token", http.StatusUnauthorized},
+		{"interaction_required", "required", http.StatusUnauthorized},
+		{"access_denied", "e", http.StatusForbidden},
+		{"access_denied", "access_denied", http.StatusForbidden},
+	}
+	for _, test := range tests {
+		t.Run(test.code+" "+test.token, func(t *testing.T) {
+			auth := newAuthServer(t)
+			newAPIServer(t)
+			auth.says(http.StatusBadRequest, `{"error":"`+test.code+`"}`)
+			proxy := runCaddy(t, grantSiteWith("token_exchange", ""))
+
+			answer := proxy.get("/", bearing(test.token))
+
+			if answer.status != test.status {
+				t.Errorf("status %d, want %d: %s", answer.status, test.status, answer.body)
+			}
+			if level := proxy.awaitLog(logFailed)["level"]; level != "info" {
+				t.Errorf("it is logged at the level %v", level)
+			}
+		})
+	}
+}
+
+// TestWhatReadsLikeAPlaceholder in a value is not what a placeholder is: clients
+// that differ in this share nothing.
+func TestWhatReadsLikeAPlaceholder(t *testing.T) {
+	const placeholder = "{http.request.header.X-A}"
+	auth, api := newAuthServer(t), newAPIServer(t)
+	t.Setenv("PLAIN", placeholder)
+	site := func(address, value string) string {
+		return "http://" + address + " {\nupstream_oauth2 {\ntoken_endpoint {$TOKEN_ENDPOINT}\nclient_id partner-id\nclient_secret partner-secret\ntoken_param tenant " +
+			value + "\n}\nreverse_proxy {$API}\n}\n"
+	}
+	proxy := runCaddy(t, site("{$SITE}", placeholder)+site("{$OTHER_SITE}", "{env.PLAIN}"))
+
+	for _, address := range []string{os.Getenv("SITE"), os.Getenv("OTHER_SITE")} {
+		if answer, err := proxy.try(http.MethodGet, address, "/", http.Header{"X-A": {"tenant-7"}}); err != nil || answer.status != http.StatusOK {
+			t.Errorf("status %d, %v", answer.status, err)
+		}
+	}
+
+	sent := make(map[string]bool)
+	for _, r := range auth.seen() {
+		sent[r.form.Get("tenant")] = true
+	}
+	if !sent["tenant-7"] || !sent[placeholder] || len(sent) != 2 || len(api.seen()) != 2 {
+		t.Errorf("the tenants are %v, and %d requests came through", sent, len(api.seen()))
+	}
+}
+
+// TestProofsThatTakeADetour through a variable or a map: they most likely come from
+// the Authorization field, which therefore goes no further.
+func TestProofsThatTakeADetour(t *testing.T) {
+	for name, lines := range map[string]string{
+		"a variable": "vars tok {header.Authorization}\n\tPLACEHOLDER",
+		"a map":      "map {header.Authorization} {tok} {\n~(.*) ${1}\n}\n\tPLACEHOLDER",
+	} {
+		t.Run(name, func(t *testing.T) {
+			newAuthServer(t)
+			api := newAPIServer(t)
+			placeholder := map[string]string{"a variable": "{vars.tok}", "a map": "{tok}"}[name]
+			site := grantSiteWith("token_exchange {\nsubject_token "+placeholder+"\n}", "inject header X-Api-Key")
+			site = strings.Replace(site, "\tupstream_oauth2 ", "\t"+strings.Replace(lines, "PLACEHOLDER", "", 1)+"\n\tupstream_oauth2 ", 1)
+			proxy := runCaddy(t, site)
+
+			if answer := proxy.get("/", bearing("mine")); answer.status != http.StatusOK {
+				t.Fatalf("status %d: %s", answer.status, answer.body)
+			}
+			if got := api.last(t).header; got.Get("X-Api-Key") == "" || strings.Contains(fmt.Sprint(got), "mine") {
+				t.Errorf("the API gets %v", got)
 			}
 		})
 	}

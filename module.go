@@ -87,9 +87,6 @@ func (a *App) open(ctx caddy.Context, name string, config Client) (*liveClient, 
 	}
 	client, err := newLiveClient(ctx, name, config)
 	if err != nil {
-		if _, ok := a.Clients[name]; ok && a.named[name] != nil {
-			return nil, fmt.Errorf("client %q is defined under the global option: refer to it without a block, or give this one another name", name)
-		}
 		if name == "" {
 			name = defaultName(config)
 		}
@@ -144,14 +141,11 @@ func (a *App) Handle(context.Context, caddy.Event) error {
 // an attack. Fetches that requests wait for are not held up by it.
 const maxWarming = 64
 
-// warm fetches the first token of each client, but for those with accounts,
-// whose tokens are fetched for their requests.
+// warm fetches the first token of each client, or where tokens are fetched for
+// accounts, what the authorization server says of itself.
 func (a *App) warm() {
 	places := make(chan struct{}, maxWarming)
 	for _, client := range a.live {
-		if len(client.inputs) > 0 {
-			continue
-		}
 		select {
 		case places <- struct{}{}:
 		case <-a.ctx.Done():
@@ -159,9 +153,7 @@ func (a *App) warm() {
 		}
 		go func() {
 			defer func() { <-places }()
-			if flight := client.cache.slot.warm(); flight != nil {
-				<-flight.done
-			}
+			client.warm(a.ctx)
 		}()
 	}
 }
@@ -232,7 +224,20 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	h.injector.sources = sourceHeaders(h.live.inputs)
 	h.rules = newReplayRules(h.live.Client)
 	h.warnOfDebugLog(ctx)
+	h.warnOfSources(ctx)
 	return nil
+}
+
+// warnOfSources tells where callers' tokens would show that we cannot keep out:
+// Caddy notes each request's header, before any handler runs, for the access log
+// and for the log of errors, and hides there only some fields.
+func (h *Handler) warnOfSources(ctx caddy.Context) {
+	for _, name := range h.injector.sources {
+		if name != "Authorization" && name != "Proxy-Authorization" {
+			ctx.Logger().Warn("Caddy's logs show the header field in which callers bring their token: have them send it as Authorization, or filter the field out of the logs",
+				zap.String("client", h.live.name), zap.String("field", name))
+		}
+	}
 }
 
 // warnOfDebugLog tells where a token would show that we cannot keep out: at

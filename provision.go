@@ -39,9 +39,10 @@ type liveClient struct {
 	key   string
 	cache *tokenCache
 
-	chainMu  sync.Mutex // guards the grant that is refreshed, if any
-	chain    *refreshChain
-	chainKey string
+	chainMu   sync.Mutex // guards the grant that is refreshed, if any
+	chain     *refreshChain
+	chainKey  string
+	chainLeft bool // the config is gone
 }
 
 // newLiveClient checks the config and joins the cache for its settings. It
@@ -151,6 +152,24 @@ func (c *liveClient) slot(values []string) *slot {
 	return c.cache.accounts.slot(values)
 }
 
+// warm does ahead what the first request would wait for. A client with accounts
+// has its issuer's metadata fetched, so that a mistake there shows at once.
+func (c *liveClient) warm(ctx context.Context) {
+	if len(c.inputs) == 0 {
+		if flight := c.cache.slot.warm(); flight != nil {
+			<-flight.done
+		}
+		return
+	}
+	s, err := c.resolve(&expander{repl: caddy.NewReplacer()})
+	if err != nil {
+		return // the first request finds out, and the log has a warning
+	}
+	if _, err := c.discover(ctx, s); err != nil && ctx.Err() == nil {
+		c.logger.Error("the authorization server's metadata cannot be used; requests are answered without going upstream", zap.Error(err))
+	}
+}
+
 // defaultName calls a client without a name by its server's host and its id, as
 // far as they are written in the config.
 func defaultName(config Client) string {
@@ -213,7 +232,7 @@ func (c *liveClient) loadProofKey() (*tokenendpoint.ProofKey, error) {
 	return key, nil
 }
 
-// settingsKey identifies all that a token depends on. Two clients with the
+// settingsKey identifies all that a token depends on, or its cache. Two clients with the
 // same key share it; a changed secret gives another. Key and assertion files
 // are not part of it: they prove the same client, whatever is in them. But two
 // files are two things, even while they hold the same, and so are two clients
@@ -231,6 +250,9 @@ func (c *liveClient) settingsKey(s *settings, refresh tokenendpoint.Secret, proo
 	parts := []string{
 		s.issuer, s.endpoint, s.clientID, s.secret.Reveal(), refresh.Reveal(),
 		s.form.Encode(), url.Values(s.header).Encode(), string(rest),
+	}
+	for _, in := range c.inputs { // a value may read like a placeholder
+		parts = append(parts, "from the request", in.option, in.text)
 	}
 	parts = append(parts, filePlaceholder.FindAllString(string(config), -1)...)
 	if unread {
@@ -267,6 +289,8 @@ func (c *liveClient) fetch(ctx context.Context, job job) (*tokenendpoint.Token, 
 	// placeholder.
 	repl := caddy.NewReplacer()
 	ctx = context.WithValue(ctx, caddy.ReplacerCtxKey, repl)
+	ctx, cancel := context.WithTimeout(ctx, c.timeout()) // of metadata and token together
+	defer cancel()
 
 	e := &expander{repl: repl, inputs: byInput(c.inputs, job.inputs)}
 	s, err := c.resolve(e)

@@ -42,11 +42,16 @@ func (c *liveClient) joinChain(s *settings, first tokenendpoint.Secret) *refresh
 		chain.turn <- struct{}{}
 		return chain, nil
 	})
+	chain := value.(*refreshChain)
+	if c.chainLeft { // a last fetch of a config that is gone: it counts for nobody
+		_, _ = refreshChains.Delete(key)
+		return chain
+	}
 	if c.chainKey != "" { // another first refresh token has been configured
 		_, _ = refreshChains.Delete(c.chainKey)
 	}
-	c.chain, c.chainKey = value.(*refreshChain), key
-	return c.chain
+	c.chain, c.chainKey = chain, key
+	return chain
 }
 
 // leaveChain lets the client's grant go, which ends with its last client.
@@ -57,6 +62,7 @@ func (c *liveClient) leaveChain() {
 		_, _ = refreshChains.Delete(c.chainKey)
 		c.chain, c.chainKey = nil, ""
 	}
+	c.chainLeft = true
 }
 
 // take waits for the chain's turn and returns the newest refresh token. The

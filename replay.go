@@ -348,7 +348,7 @@ func (x *exchange) judge(status int) {
 // a rejection, as "error 401" in handle_response does.
 func (x *exchange) judgeError(err error) {
 	if failed, ok := errors.AsType[caddyhttp.HandlerError](err); ok {
-		x.replaceLater(x.handler.rules.judge(failed.StatusCode, nil))
+		x.replaceLater(x.handler.rules.judge(failed.StatusCode, x.Header()))
 	}
 }
 

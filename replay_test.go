@@ -1609,3 +1609,61 @@ func TestRequestTrailersWhileReplaying(t *testing.T) {
 		}
 	}
 }
+
+// TestAuthenticationBehindIsNotTheAPIs: a caller without the password for a handler
+// behind this one has nothing to say about the token.
+func TestAuthenticationBehindIsNotTheAPIs(t *testing.T) {
+	newAuthServer(t)
+	api := newAPIServer(t)
+	proxy := runCaddy(t, strings.Replace(partnerSite, "reverse_proxy", `handle /private {
+		basic_auth {
+			alice $2a$04$4Iq0mUoBy0bT6yKsHkm2J.2Cx9V1yF7tqVbVEk8RZ8v9zNJt5m8yC
+		}
+	}
+	reverse_proxy`, 1))
+	proxy.awaitLog(logObtained)
+
+	if answer := proxy.get("/private", nil); answer.status != http.StatusUnauthorized {
+		t.Fatalf("status %d: %s", answer.status, answer.body)
+	}
+
+	// A request would wait for the token that takes the place of a rejected one.
+	proxy.want(http.StatusOK)
+	api.wantAttempts(t, "access-token-1")
+}
+
+// TestReplayOfAnOuterDirective finds what the inner one took off the request.
+func TestReplayOfAnOuterDirective(t *testing.T) {
+	newAuthServer(t)
+	api := newAPIServer(t)
+	api.answers(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("X-Gateway-Token") == "access-token-1" {
+			refuse(w, r)
+		} else {
+			repeat(w, r)
+		}
+	})
+	proxy := runCaddy(t, `http://{$SITE} {
+	route {
+		upstream_oauth2 gateway {
+			token_endpoint {$TOKEN_ENDPOINT}
+			client_id gateway
+			client_secret partner-secret
+			inject header X-Gateway-Token
+		}
+		upstream_oauth2 users {
+			token_endpoint {$TOKEN_ENDPOINT}
+			client_id partner-id
+			client_secret partner-secret
+			grant token_exchange
+			replay off
+		}
+		reverse_proxy {$API}
+	}
+}`)
+	proxy.awaitLog(logObtained)
+
+	if answer := proxy.get("/", http.Header{"Authorization": {"Bearer callers"}}); answer.status != http.StatusOK {
+		t.Errorf("status %d: %s", answer.status, answer.body)
+	}
+}

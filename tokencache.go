@@ -340,6 +340,8 @@ func (s *slot) await(ctx context.Context, f *flight, held *heldToken, failure er
 	case <-f.done:
 		if f.held != nil {
 			held = f.held
+		} else if newest := s.held.Load(); newest != nil { // it failed, and another one has not
+			held = newest
 		}
 	case <-enough:
 		if held.phase(time.Now()) == absent && failure == nil { // the machine was suspended
@@ -350,7 +352,11 @@ func (s *slot) await(ctx context.Context, f *flight, held *heldToken, failure er
 	}
 	now = time.Now()
 	if held.phase(now) != absent {
-		held.markUsed()
+		// An account's first request may be its only one: it alone is no reason
+		// to renew the token.
+		if s.account == nil {
+			held.markUsed()
+		}
 		return held, nil
 	}
 	s.mu.Lock()
@@ -420,7 +426,7 @@ func (s *slot) replace(ctx context.Context, t *heldToken) *heldToken {
 func (s *slot) warm() *flight {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.held.Load().phase(time.Now()) == absent && s.failure == nil {
+	if s.held.Load() == nil && s.failure == nil {
 		return s.fetchNow()
 	}
 	return nil
@@ -468,6 +474,7 @@ func (s *slot) fly(f *flight, job job) {
 	}
 	close(f.done)
 	if s.cache.ctx.Err() == nil {
+		defer func() { _ = recover() }() // of a log core that another plugin brings
 		source.report(o)
 	}
 }

@@ -1412,3 +1412,40 @@ func TestDestructEndsTimersAndFetches(t *testing.T) {
 		})
 	})
 }
+
+// TestWaiterThatWakesLate, after a later fetch has brought a token.
+func TestWaiterThatWakesLate(t *testing.T) {
+	cache := newTokenCache(twentyPercent, 0)
+	cache.fetchers = []fetcher{&accountServer{lifetime: time.Hour}}
+	defer func() { _ = cache.Destruct() }()
+	failed := &flight{done: make(chan struct{}), started: time.Now()}
+	close(failed.done)
+	want, err := cache.slot.token(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	if got, err := cache.slot.await(t.Context(), failed, nil, nil); got != want {
+		t.Errorf("the waiter gets %v, %v", got, err)
+	}
+}
+
+// TestIdleClientIsNotWarmedAgain at each reload: nobody has asked for its token.
+func TestIdleClientIsNotWarmedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server := &accountServer{lifetime: time.Minute}
+		cache := newTokenCache(twentyPercent, 0)
+		cache.fetchers = []fetcher{server}
+		defer func() { _ = cache.Destruct() }()
+		<-cache.slot.warm().done
+		time.Sleep(time.Hour)
+
+		if flight := cache.slot.warm(); flight != nil {
+			t.Error("it is warmed again")
+			<-flight.done
+		}
+		if _, err := cache.slot.token(t.Context()); err != nil || server.requests.Load() != 2 {
+			t.Errorf("the next request gets %v after %d token requests", err, server.requests.Load())
+		}
+	})
+}

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"net/url"
 	"regexp"
 	"strings"
@@ -71,6 +72,12 @@ func (e *Error) Error() string {
 		s.WriteString("; " + hint)
 	}
 	return s.String()
+}
+
+// OfOneRequest reports whether an unavailable server may have stumbled over this
+// one request, and answer others.
+func (e *Error) OfOneRequest() bool {
+	return e.Status == http.StatusInternalServerError || e.Code == "server_error"
 }
 
 // hints are the next steps for the codes of RFC 6749 section 5.2, RFC 8707 and
@@ -163,10 +170,17 @@ func isTimeout(err error) bool {
 // and anything that was blanked do not match.
 var codePattern = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_.:-]{0,63}$`)
 
+// known are further codes that something is done about (RFC 6749 section
+// 4.1.2.1, RFC 6750 section 3.1, OpenID Connect Core section 3.1.2.6).
+var known = map[string]bool{
+	"access_denied": true, "invalid_token": true,
+	"interaction_required": true, "consent_required": true, "login_required": true,
+}
+
 // errorCode returns code if it is safe to show, and else "". The standards'
 // own codes are, even if a secret is part of one by chance.
 func errorCode(code string, secrets []string) string {
-	if _, hinted := hints[code]; hinted || passing[code] || codePattern.MatchString(code) && blank(code, secrets) == code {
+	if _, hinted := hints[code]; hinted || passing[code] || known[code] || codePattern.MatchString(code) && blank(code, secrets) == code {
 		return code
 	}
 	return ""

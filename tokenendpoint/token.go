@@ -6,7 +6,7 @@ import (
 )
 
 // Token is what a token endpoint issued: the members of RFC 6749 section 5.1
-// that this project uses, read and checked.
+// that this project uses, read and checked. NewToken makes one.
 type Token struct {
 	// AccessToken is never empty and holds visible ASCII characters only
 	// (%x21-7E), so that it fits a header field as it is.
@@ -62,7 +62,7 @@ func schemeOf(tokenType string) string {
 // Field returns the access token as it stands in an Authorization field (RFC 9110
 // section 11.6.2). With the token's own scheme, it has been put together before.
 func (t *Token) Field(scheme string) string {
-	if scheme == t.Scheme {
+	if scheme == t.Scheme && !t.field.IsZero() {
 		return t.field.Reveal()
 	}
 	return scheme + " " + t.AccessToken.Reveal()
