@@ -890,6 +890,47 @@ func TestRefusedKeys(t *testing.T) {
 	}
 }
 
+// TestKeyThatIsNoFile is not printed as if it were a file's name.
+func TestKeyThatIsNoFile(t *testing.T) {
+	der, err := x509.MarshalPKCS8PrivateKey(newECKey(t, elliptic.P256()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := base64.StdEncoding.EncodeToString(der)
+	const wayOut = " is neither PEM, a JWK nor the path of a file: write an absolute path, such as /etc/caddy/partner.pem"
+	for _, test := range []struct{ name, key, want string }{
+		{"in the config", key, "the value" + wayOut},
+		{"in the environment", "{env.KEY}", "what {env.KEY} holds" + wayOut},
+		{"in a file's placeholder", "{file." + secretFile(t, key) + "}", "holds" + wayOut},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Setenv("TOKEN_ENDPOINT", "https://auth.example/token")
+			t.Setenv("SITE", "localhost:8080")
+			t.Setenv("API", "localhost:8081")
+			t.Setenv("KEY", key)
+			err := validateCaddyfile(keySiteWith("client_auth private_key_jwt {\nkey " + test.key + "\n}"))
+			if err == nil {
+				t.Fatal("it validates")
+			}
+			if !strings.HasSuffix(err.Error(), test.want) || strings.Contains(err.Error(), key) {
+				t.Errorf("the error is\n%v, want\n%s", err, test.want)
+			}
+		})
+	}
+
+	t.Run("the path of a file, in the environment", func(t *testing.T) {
+		newAuthServer(t)
+		newAPIServer(t)
+		t.Setenv("KEY", filepath.Join(t.TempDir(), "not-yet"))
+		proxy := runCaddy(t, keySiteWith("client_auth private_key_jwt {\nkey {env.KEY}\n}"))
+
+		line := proxy.awaitLog("a credential cannot be read yet; it is tried again at each token request")
+		if want := "client_auth: cannot read the file {env.KEY}: no such file or directory"; line["error"] != want {
+			t.Errorf("the log says %v, want %s", line["error"], want)
+		}
+	})
+}
+
 // TestRefusedProofs: what the server does not accept is told to the operator,
 // with the server's words and what to look at.
 func TestRefusedProofs(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -72,9 +73,16 @@ func (e *expander) content(option string, text Credential) []byte {
 		return []byte(value)
 	}
 	content, err := os.ReadFile(value)
-	if err != nil {
-		// Named as it is written: the value may be a key that does not look like one.
+	switch {
+	case err == nil:
+	case looksLikePath(value):
 		e.fail(option, fmt.Errorf("%w %s: %w", errUnreadable, string(text), withoutPath(err)))
+	default: // it may be a key in a format of its own, which no error may show
+		what := "the value"
+		if !text.isLiteral() {
+			what = "what " + text.String() + " holds"
+		}
+		e.fail(option, fmt.Errorf("%s is neither PEM, a JWK nor the path of a file: write an absolute path, such as /etc/caddy/partner.pem", what))
 	}
 	return content
 }
@@ -82,6 +90,15 @@ func (e *expander) content(option string, text Credential) []byte {
 // isContent reports whether a value is what a file would hold, rather than its name.
 func isContent(value string) bool {
 	return strings.Contains(value, "-----BEGIN ") || strings.HasPrefix(strings.TrimSpace(value), "{")
+}
+
+// fileExtension finds what files are called by, at the end of a path.
+var fileExtension = regexp.MustCompile(`\.[A-Za-z][A-Za-z0-9]{0,7}$`)
+
+// looksLikePath tells the path of a file from a key that is written in base64,
+// say.
+func looksLikePath(value string) bool {
+	return filepath.IsAbs(value) || fileExtension.MatchString(value)
 }
 
 // withoutPath returns what went wrong with a file.
