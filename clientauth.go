@@ -187,13 +187,9 @@ func (c *Client) prove(e *expander, s *settings, audience string) tokenendpoint.
 			Audience: audience, Lifetime: lifetime, Type: assertionType(audience, s),
 		}
 	case assertionFile:
-		assertion := strings.TrimSpace(string(e.content("client_auth", Credential(a.File))))
-		if assertion == "" {
-			e.fail("client_auth", fmt.Errorf("%w: %s is empty", errUnreadable, a.File))
-		}
-		return tokenendpoint.ClientAssertion{ID: s.clientID, Assertion: tokenendpoint.NewSecret(assertion)}
+		return tokenendpoint.ClientAssertion{ID: s.clientID, Assertion: tokenendpoint.NewSecret(e.assertion(a.File))}
 	case tlsClientAuth:
-		return tokenendpoint.TLSClientAuth{ID: s.clientID, Certificate: e.content("client_auth", Credential(a.Certificate))}
+		return tokenendpoint.TLSClientAuth{ID: s.clientID, Certificate: e.keyPair(a).certificate}
 	case noClientAuth:
 		return tokenendpoint.PublicClient{ID: s.clientID}
 	default:
@@ -210,17 +206,30 @@ func assertionType(audience string, s *settings) string {
 	return "JWT"
 }
 
+// assertion reads an assertion that somebody else renews.
+func (e *expander) assertion(file string) string {
+	return orLast(e, place{option: "client_auth", source: file}, func(e *expander) string {
+		assertion := strings.TrimSpace(string(e.content("client_auth", Credential(file))))
+		if assertion == "" {
+			e.fail("client_auth", fmt.Errorf("%w: %s is empty", errUnreadable, file))
+		}
+		return assertion
+	})
+}
+
 // signingKey reads a key and its certificate.
 func (e *expander) signingKey(option string, key Credential, id, certificate, algorithm string) *tokenendpoint.SigningKey {
-	o := tokenendpoint.KeyOptions{Algorithm: algorithm, KeyID: e.value(option, id)}
-	if certificate != "" {
-		o.Certificate = e.content(option, Credential(certificate))
-	}
-	content := e.content(option, key)
-	if e.err != nil {
-		return nil
-	}
-	parsed, err := tokenendpoint.ParseSigningKey(content, o)
-	e.fail(option, err)
-	return parsed
+	return orLast(e, place{option, string(key), certificate}, func(e *expander) *tokenendpoint.SigningKey {
+		o := tokenendpoint.KeyOptions{Algorithm: algorithm, KeyID: e.value(option, id)}
+		if certificate != "" {
+			o.Certificate = e.content(option, Credential(certificate))
+		}
+		content := e.content(option, key)
+		if e.err != nil {
+			return nil
+		}
+		parsed, err := tokenendpoint.ParseSigningKey(content, o)
+		e.fail(option, err)
+		return parsed
+	})
 }

@@ -780,7 +780,7 @@ func TestReplacedFilesAreUsedAtOnce(t *testing.T) {
 }
 
 // TestCertificateReplacedBeforeItsKey: until both files are new they make no
-// pair, and the token in hand lasts that long.
+// pair, and the old one is presented.
 func TestCertificateReplacedBeforeItsKey(t *testing.T) {
 	authority := newCertificateAuthority(t)
 	old, renewed := newECKey(t, elliptic.P256()), newECKey(t, elliptic.P256())
@@ -799,7 +799,7 @@ func TestCertificateReplacedBeforeItsKey(t *testing.T) {
 	eventually(t, "there was a token", func() bool { return auth.count() == 1 })
 
 	writeSecret(t, certificateFile, certificateText(certificate))
-	half := proxy.awaitLog(logFailedEarly)
+	half := proxy.awaitLog(logUsesBefore)
 	writeSecret(t, keyFile, pkcs8Text(t, renewed))
 	eventually(t, "the new pair was used", func() bool {
 		seen := auth.seen()

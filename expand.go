@@ -24,14 +24,25 @@ type expander struct {
 	// no request is at hand: such text stays as it is.
 	inputs map[requestInput]string
 
+	// last has what was read before, for files that cannot be used as they are
+	// now. Nil where there is no before.
+	last *lastGood
+
 	err error
 }
 
-// fail keeps the first error, but rather one that only a change of the config
-// can mend.
+// fail keeps err, if it is one, with the option it is about.
 func (e *expander) fail(option string, err error) {
-	if err != nil && (e.err == nil || mayHeal(e.err) && !mayHeal(err)) {
-		e.err = &optionError{option, err}
+	if err != nil {
+		e.keep(&optionError{option, err})
+	}
+}
+
+// keep keeps the first error, but rather one that only a change of the config
+// can mend.
+func (e *expander) keep(err error) {
+	if e.err == nil || mayHeal(e.err) && !mayHeal(err) {
+		e.err = err
 	}
 }
 
@@ -43,9 +54,15 @@ func (e *expander) value(option, text string) string {
 		}
 		return text
 	}
-	value, err := expand(e.repl, text)
-	e.fail(option, err)
-	return value
+	read := func(e *expander) string {
+		value, err := expand(e.repl, text)
+		e.fail(option, err)
+		return value
+	}
+	if !filePlaceholder.MatchString(text) {
+		return read(e)
+	}
+	return orLast(e, place{option: option, source: text}, read)
 }
 
 // values resolves all values of an option.

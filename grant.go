@@ -335,16 +335,18 @@ func (c *Client) assertion(e *expander, s *settings, audience string) *tokenendp
 
 // serviceAccount reads Google's key file; nil if that fails.
 func (e *expander) serviceAccount(file Credential) *tokenendpoint.ServiceAccount {
-	content := e.content("grant", file)
-	if e.err != nil {
-		return nil
-	}
-	account, err := tokenendpoint.ParseServiceAccount(content)
-	if err != nil {
-		e.fail("grant", fmt.Errorf("service_account: %w", err))
-		return nil
-	}
-	return account
+	return orLast(e, place{option: "grant", source: string(file)}, func(e *expander) *tokenendpoint.ServiceAccount {
+		content := e.content("grant", file)
+		if e.err != nil {
+			return nil
+		}
+		account, err := tokenendpoint.ParseServiceAccount(content)
+		if err != nil {
+			e.fail("grant", fmt.Errorf("service_account: %w", err))
+			return nil
+		}
+		return account
+	})
 }
 
 // tokenTypeURN completes the short name of a token type.

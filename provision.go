@@ -31,6 +31,7 @@ type liveClient struct {
 	transport    http.RoundTripper
 	proofKey     *tokenendpoint.ProofKey // nil without dpop
 	upstreamBase string                  // likewise
+	last         *lastGood
 	logger       *zap.Logger
 
 	// accountLogger is for what happens to single accounts: a sample of it.
@@ -56,6 +57,7 @@ func newLiveClient(ctx caddy.Context, name string, config Client) (*liveClient, 
 		c.name = defaultName(config)
 	}
 	c.logger = ctx.Logger().With(zap.String("client", c.name))
+	c.last = newLastGood(c.logger)
 	maxAccounts := 0
 	if len(c.inputs) > 0 {
 		maxAccounts = config.maxAccounts()
@@ -66,7 +68,7 @@ func newLiveClient(ctx caddy.Context, name string, config Client) (*liveClient, 
 
 	// Resolved with what is known now: this finds mistakes early, and tells
 	// clients apart whose settings read the same.
-	e := &expander{repl: caddy.NewReplacer()}
+	e := &expander{repl: caddy.NewReplacer(), last: c.last}
 	s, _ := c.resolve(e)
 	firstRefreshToken := c.rehearse(e, s)
 
@@ -292,7 +294,7 @@ func (c *liveClient) fetch(ctx context.Context, job job) (*tokenendpoint.Token, 
 	ctx, cancel := context.WithTimeout(ctx, c.timeout()) // of metadata and token together
 	defer cancel()
 
-	e := &expander{repl: repl, inputs: byInput(c.inputs, job.inputs)}
+	e := &expander{repl: repl, inputs: byInput(c.inputs, job.inputs), last: c.last}
 	s, err := c.resolve(e)
 	if err != nil {
 		return nil, err
@@ -407,20 +409,12 @@ func (c *liveClient) checkSupport(metadata *tokenendpoint.Metadata) error {
 	return metadata.CheckProof(c.proofKey.Algorithm())
 }
 
-// presentCertificate hands the client certificate's files to the transport.
+// presentCertificate hands the client certificate to the transport.
 func (c *liveClient) presentCertificate(e *expander) error {
-	transport, ok := c.transport.(*clientCertificate)
-	if !ok {
-		return e.err
-	}
-	a := c.clientAuth()
-	certificate := e.content("client_auth", Credential(a.Certificate))
-	key := certificate // one file may hold both
-	if a.Key != "" {
-		key = e.content("client_auth", a.Key)
-	}
-	if e.err == nil {
-		e.fail("client_auth", transport.use(certificate, key))
+	if transport, ok := c.transport.(*clientCertificate); ok {
+		if pair := e.keyPair(c.clientAuth()); e.err == nil {
+			transport.pair.Store(pair.parsed)
+		}
 	}
 	return e.err
 }

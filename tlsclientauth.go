@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"sync"
+	"sync/atomic"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 )
@@ -16,9 +16,9 @@ import (
 type clientCertificate struct {
 	*reverseproxy.HTTPTransport
 
-	mu      sync.Mutex
-	current [2]string // the certificate's and the key's PEM
-	pair    *tls.Certificate
+	// The certificate to present from now on. Each token request has a connection
+	// of its own, so the next one presents it.
+	pair atomic.Pointer[tls.Certificate]
 }
 
 // presentsCertificate reports whether a transport has a certificate for the
@@ -35,7 +35,7 @@ func presentsCertificate(transport http.RoundTripper) bool {
 	return false
 }
 
-// withClientCertificate makes transport present what use gives it.
+// withClientCertificate makes transport present the pair it is given.
 func withClientCertificate(transport http.RoundTripper) (*clientCertificate, error) {
 	h, ok := transport.(*reverseproxy.HTTPTransport)
 	if !ok || len(h.Versions) == 1 && h.Versions[0] == "3" {
@@ -52,29 +52,35 @@ func withClientCertificate(transport http.RoundTripper) (*clientCertificate, err
 	return c, nil
 }
 
-// use takes the certificate and key to present from now on. Each token request
-// has a connection of its own, so the next one presents them.
-func (c *clientCertificate) use(certificate, key []byte) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	content := [2]string{string(certificate), string(key)}
-	if c.pair != nil && c.current == content {
-		return nil
-	}
-	pair, err := tls.X509KeyPair(certificate, key)
-	if err != nil {
-		return fmt.Errorf("certificate and key do not make a pair: %w", err)
-	}
-	c.pair, c.current = &pair, content
-	return nil
-}
-
 // get is called for each TLS handshake whose server asks for a certificate.
 func (c *clientCertificate) get(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.pair == nil {
-		return new(tls.Certificate), nil
+	if pair := c.pair.Load(); pair != nil {
+		return pair, nil
 	}
-	return c.pair, nil
+	return new(tls.Certificate), nil
+}
+
+// keyPair is a client certificate with its key.
+type keyPair struct {
+	certificate []byte // PEM
+	parsed      *tls.Certificate
+}
+
+// keyPair reads the client certificate and its key.
+func (e *expander) keyPair(a ClientAuth) keyPair {
+	return orLast(e, place{"client_auth", a.Certificate, string(a.Key)}, func(e *expander) keyPair {
+		certificate := e.content("client_auth", Credential(a.Certificate))
+		key := certificate // one file may hold both
+		if a.Key != "" {
+			key = e.content("client_auth", a.Key)
+		}
+		if e.err != nil {
+			return keyPair{}
+		}
+		pair, err := tls.X509KeyPair(certificate, key)
+		if err != nil {
+			e.fail("client_auth", fmt.Errorf("certificate and key do not make a pair: %w", err))
+		}
+		return keyPair{certificate, &pair}
+	})
 }

@@ -1,0 +1,213 @@
+package upstreamoauth2
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const logUsesBefore = "a credential cannot be used as it stands in its file; the one read before is used until it can"
+
+// fileChange is what somebody does to a file while token requests go on.
+type fileChange struct {
+	name    string            // of the variable with the file's path
+	to      func(path string) // see becomes, emptied and missing
+	problem string            // that the log tells; none if the new content can be used
+}
+
+// TestCredentialFilesBeingReplaced: token requests go on with what was read
+// before while files are missing, empty, damaged or do not fit each other, and
+// with the new content as soon as it is whole.
+func TestCredentialFilesBeingReplaced(t *testing.T) {
+	becomes := func(content string) func(string) {
+		return func(path string) { writeSecret(t, path, content) }
+	}
+	emptied := func(path string) {
+		if err := os.Truncate(path, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	missing := func(path string) {
+		if err := os.Remove(path); err != nil {
+			t.Fatal(err)
+		}
+	}
+
+	var (
+		keys                               [2]*ecdsa.PrivateKey
+		keyTexts, certTexts, googleAccount [2]string
+		certificates                       [2]*x509.Certificate
+		assertions                         = [2]string{assertionOf(t, "first"), assertionOf(t, "second")}
+		secrets                            = [2]string{"first-secret", "second-secret"}
+	)
+	for i := range keys {
+		keys[i] = newECKey(t, elliptic.P256())
+		certificates[i] = certificateFor(t, keys[i], nil)
+		keyTexts[i], certTexts[i] = pkcs8Text(t, keys[i]), certificateText(certificates[i])
+		account, err := json.Marshal(map[string]string{
+			"type": "service_account", "client_email": "robot@project.example", "token_uri": "https://auth.example/token",
+			"private_key_id": secrets[i], "private_key": pkcs8Text(t, rsaKey()),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		googleAccount[i] = string(account)
+	}
+
+	// What a request is proven with: 0 for what was there at first, 1 for what
+	// replaced it.
+	signedBy := func(field string) func(tokenRequest) int {
+		return func(r tokenRequest) int {
+			return slices.IndexFunc(keys[:], func(key *ecdsa.PrivateKey) bool {
+				_, err := verify(r.form.Get(field), "ES256", key.Public())
+				return err == nil
+			})
+		}
+	}
+	field := func(name string, values [2]string) func(tokenRequest) int {
+		return func(r tokenRequest) int { return slices.Index(values[:], r.form.Get(name)) }
+	}
+
+	const (
+		keyJWT     = "client_auth private_key_jwt {\nkey {$KEY}\n}"
+		keyCertJWT = "client_auth private_key_jwt {\nkey {$KEY}\ncertificate {$CERT}\n}"
+		pairTLS    = "client_auth tls_client_auth {\ncertificate {$CERT}\nkey {$KEY}\n}"
+	)
+	pair := map[string]string{"KEY": keyTexts[0], "CERT": certTexts[0]}
+	presented := func(r tokenRequest) int {
+		return slices.IndexFunc(certificates[:], r.TLS.PeerCertificates[0].Equal)
+	}
+	tests := []struct {
+		name    string
+		lines   string
+		files   map[string]string
+		by      func(tokenRequest) int
+		changes []fileChange // the last one makes it whole
+	}{
+		{"private_key_jwt, first the key", keyCertJWT, pair, signedBy("client_assertion"), []fileChange{
+			{"KEY", becomes(keyTexts[1]), "client_auth: the certificate is not this key's: its public key is another one"},
+			{"CERT", becomes(certTexts[1]), ""},
+		}},
+		{"private_key_jwt, first the certificate", keyCertJWT, pair, signedBy("client_assertion"), []fileChange{
+			{"CERT", becomes(certTexts[1]), "client_auth: the certificate is not this key's: its public key is another one"},
+			{"KEY", becomes(keyTexts[1]), ""},
+		}},
+		{"private_key_jwt, the key written anew", keyJWT, pair, signedBy("client_assertion"), []fileChange{
+			{"KEY", emptied, "client_auth: the key is empty"},
+			{"KEY", becomes(keyTexts[1][:100]), "client_auth: the PEM holds no private key, or is damaged"},
+			{"KEY", becomes(keyTexts[1]), ""},
+		}},
+		{"private_key_jwt, the key gone for a while", keyJWT, pair, signedBy("client_assertion"), []fileChange{
+			{"KEY", missing, "client_auth: cannot read the file $KEY: no such file or directory"},
+			{"KEY", becomes(keyTexts[1]), ""},
+		}},
+		{"private_key_jwt, the key in a placeholder", "client_auth private_key_jwt {\nkey {file.{$KEY}}\n}", pair, signedBy("client_assertion"), []fileChange{
+			{"KEY", emptied, "client_auth: {file.$KEY} is empty"},
+			{"KEY", becomes(keyTexts[1]), ""},
+		}},
+		{"tls_client_auth, first the certificate", pairTLS, pair, presented, []fileChange{
+			{"CERT", becomes(certTexts[1]), "client_auth: certificate and key do not make a pair: tls: private key does not match public key"},
+			{"KEY", becomes(keyTexts[1]), ""},
+		}},
+		{"tls_client_auth, first the key, which is gone for a while", pairTLS, pair, presented, []fileChange{
+			{"KEY", missing, "client_auth: cannot read the file $KEY: no such file or directory"},
+			{"KEY", becomes(keyTexts[1]), "client_auth: certificate and key do not make a pair: tls: private key does not match public key"},
+			{"CERT", becomes(certTexts[1]), ""},
+		}},
+		{"assertion_file", "client_auth assertion_file {$FILE}", map[string]string{"FILE": assertions[0]}, field("client_assertion", assertions), []fileChange{
+			{"FILE", emptied, "client_auth: cannot read the file: $FILE is empty"},
+			{"FILE", missing, "client_auth: cannot read the file $FILE: no such file or directory"},
+			{"FILE", becomes(assertions[1]), ""},
+		}},
+		{"jwt_bearer, its key", "grant jwt_bearer {\nkey {$KEY}\n}", pair, signedBy("assertion"), []fileChange{
+			{"KEY", emptied, "grant: the key is empty"},
+			{"KEY", becomes(keyTexts[1]), ""},
+		}},
+		{"jwt_bearer, a service account", "grant jwt_bearer {\nservice_account {$FILE}\n}", map[string]string{"FILE": googleAccount[0]}, func(r tokenRequest) int {
+			j, _ := verify(r.form.Get("assertion"), "RS256", rsaKey().Public())
+			return slices.Index(secrets[:], j.header.KeyID)
+		}, []fileChange{
+			{"FILE", becomes(googleAccount[1][:100]), "grant: service_account: the service account's key file is damaged: download it again, as JSON"},
+			{"FILE", becomes(googleAccount[1]), ""},
+		}},
+		{"jwt_bearer, a ready-made assertion", "grant jwt_bearer {\nassertion {file.{$FILE}}\n}", map[string]string{"FILE": assertions[0]}, field("assertion", assertions), []fileChange{
+			{"FILE", emptied, "assertion: {file.$FILE} is empty"},
+			{"FILE", becomes(assertions[1]), ""},
+		}},
+		{"refresh_token", "client_auth none\ngrant refresh_token {\nrefresh_token {file.{$FILE}}\n}", map[string]string{"FILE": secrets[0]}, field("refresh_token", secrets), []fileChange{
+			{"FILE", emptied, "refresh_token: {file.$FILE} is empty"},
+			{"FILE", becomes(secrets[1]), ""},
+		}},
+		{"client_secret", "client_secret {file.{$FILE}}", map[string]string{"FILE": secrets[0]}, func(r tokenRequest) int {
+			_, secret, _ := r.BasicAuth()
+			return slices.Index(secrets[:], secret)
+		}, []fileChange{
+			{"FILE", emptied, "client_secret: {file.$FILE} is empty"},
+			{"FILE", missing, "client_secret: cannot read the file: open $FILE: no such file or directory"},
+			{"FILE", becomes(secrets[1]), ""},
+		}},
+		{"token_param", "client_auth none\ntoken_param password {file.{$FILE}}", map[string]string{"FILE": secrets[0]}, field("password", secrets), []fileChange{
+			{"FILE", emptied, "token_param: {file.$FILE} is empty"},
+			{"FILE", becomes(secrets[1]), ""},
+		}},
+		{"token_header", "client_auth none\ntoken_header X-Password {file.{$FILE}}", map[string]string{"FILE": secrets[0]}, func(r tokenRequest) int {
+			return slices.Index(secrets[:], r.Header.Get("X-Password"))
+		}, []fileChange{
+			{"FILE", emptied, "token_header: {file.$FILE} is empty"},
+			{"FILE", becomes(secrets[1]), ""},
+		}},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			auth := newAuthServer(t, withTLS, func(s *httptest.Server) { s.TLS.ClientAuth = tls.RequestClientCert })
+			newAPIServer(t)
+			t.Setenv("CA_FILE", pemFile(t, "CERTIFICATE", auth.Certificate().Raw))
+			for name, content := range test.files {
+				t.Setenv(name, secretFile(t, content))
+			}
+			proxy := runCaddy(t, keySiteWith(test.lines+"\n"+trustingTransport))
+			// Each user's token is asked for at that user's first request.
+			wantProof := func(user string, want int) {
+				t.Helper()
+				proxy.wantAs(user, http.StatusOK)
+				seen := auth.seen()
+				if got := test.by(seen[len(seen)-1]); got != want {
+					t.Errorf("%s: the token request is proven with %d, want %d", user, got, want)
+				}
+			}
+			wantProof("before", 0)
+
+			for i, change := range test.changes {
+				path := os.Getenv(change.name)
+				change.to(path)
+				if change.problem == "" {
+					wantProof("after", 1)
+					continue
+				}
+				wantProof(fmt.Sprint("during ", i), 0)
+				wantProof(fmt.Sprint("still during ", i), 0)
+
+				lines := proxy.logged(logUsesBefore)
+				if len(lines) != i+1 {
+					t.Fatalf("the log says %d times that something read before is used, want %d", len(lines), i+1)
+				}
+				line := lines[i]
+				if want := strings.ReplaceAll(change.problem, "$"+change.name, path); line["error"] != want || line["level"] != "warn" {
+					t.Errorf("the log says %v, want the error %s", line, want)
+				}
+				if files := fmt.Sprint(line["files"]); !strings.Contains(files, path) {
+					t.Errorf("the log names the files %s, want %s too", files, path)
+				}
+			}
+		})
+	}
+}
