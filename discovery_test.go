@@ -57,6 +57,8 @@ func publishing(documents map[string]string, then func(http.ResponseWriter, toke
 		}
 		document, ok := documents[r.URL.Path]
 		switch {
+		case ok && document == "":
+			panic(http.ErrAbortHandler)
 		case ok:
 			say(w, http.StatusOK, strings.ReplaceAll(document, "{URL}", scheme+"://"+r.Host))
 		case strings.Contains(r.URL.Path, "/.well-known/"):
@@ -135,6 +137,11 @@ func TestIssuerAloneIsEnough(t *testing.T) {
 			[]string{"GET " + rfc8414Place + "/tenant", "POST /found/token"},
 		},
 		{
+			"no answer at one place, metadata at the other",
+			"", map[string]string{rfc8414Place: "", openIDPlace: metadata("", nil)},
+			[]string{"GET " + rfc8414Place, "GET " + openIDPlace, "POST /found/token"},
+		},
+		{
 			"of another issuer at one place, of ours at the other",
 			"", map[string]string{rfc8414Place: metadata("/other", nil), openIDPlace: metadata("", nil)},
 			[]string{"GET " + rfc8414Place, "GET " + openIDPlace, "POST /found/token"},
@@ -192,7 +199,7 @@ func TestUnusableMetadata(t *testing.T) {
 		{"without a token endpoint", map[string]string{rfc8414Place: metadata("", map[string]any{"token_endpoint": nil})}, unusable, "it names no token_endpoint"},
 		{"with plain http elsewhere", map[string]string{rfc8414Place: metadata("", map[string]any{"token_endpoint": "http://auth.example/token"})}, unusable, "its token_endpoint must use https, as credentials go there"},
 		{"a web page", map[string]string{rfc8414Place: "<html>"}, unusable, "the answer of ISSUER" + rfc8414Place + " cannot be used: it is not a JSON object"},
-		{"none at all", nil, unusable, "no metadata of issuer ISSUER: ISSUER" + rfc8414Place + " answered with status 404"},
+		{"none at all", nil, unusable, "no metadata of issuer ISSUER: ISSUER" + rfc8414Place + " and ISSUER" + openIDPlace + " answered with status 404"},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {

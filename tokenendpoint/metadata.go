@@ -57,7 +57,7 @@ type MetadataRequest struct {
 	// AllowHTTP permits plain http; see CheckEndpoint.
 	AllowHTTP bool
 
-	// Timeout bounds the whole exchange.
+	// Timeout bounds the whole exchange; the first place has half of it.
 	Timeout time.Duration
 }
 
@@ -66,27 +66,42 @@ type MetadataRequest struct {
 // redirect. Metadata of another issuer than the one asked for is refused
 // (RFC 8414 section 3.3).
 func (r MetadataRequest) Do(ctx context.Context, transport http.RoundTripper) (*Metadata, error) {
-	places, err := r.places()
+	first, second, err := r.places()
 	if err != nil {
 		return nil, unprepared(err)
 	}
+	metadata, failed := r.find(ctx, transport, first, second)
+	if failed != nil {
+		failed.what = fmt.Sprintf("no metadata of issuer %s: %s; check 'issuer', or %s", blank(r.Issuer, nil), failed.what, byHand)
+		return nil, failed
+	}
+	return metadata, nil
+}
+
+// find fetches the metadata from the one place or the other. Of two failures it
+// returns the one that says more.
+func (r MetadataRequest) find(ctx context.Context, transport http.RoundTripper, first, second string) (*Metadata, *Error) {
 	ctx, cancel := context.WithTimeout(ctx, r.Timeout)
 	defer cancel()
+	// What hangs at the first place, such as a firewall in front of a path that
+	// it does not know, must leave time for the second.
+	deadline, _ := ctx.Deadline()
+	half, cancelHalf := context.WithTimeout(ctx, time.Until(deadline)/2)
+	defer cancelHalf()
 
-	var failed *Error
-	for _, place := range places {
-		metadata, err := r.get(ctx, transport, place)
-		if err == nil {
-			return metadata, nil
-		}
-		if failed == nil || weight(err) > weight(failed) {
-			failed = err
-		}
-		if err.Kind == Unavailable && err.Status < 500 {
-			break // out of reach, or throttling: the other place is no better
-		}
+	metadata, failed := r.get(half, transport, first)
+	if failed == nil || failed.Status == http.StatusTooManyRequests {
+		return metadata, failed // throttling: the server wants to be asked less
 	}
-	failed.what = fmt.Sprintf("no metadata of issuer %s: %s; check 'issuer', or %s", blank(r.Issuer, nil), failed.what, byHand)
+	metadata, other := r.get(ctx, transport, second)
+	switch {
+	case other == nil:
+		return metadata, nil
+	case weight(other) > weight(failed):
+		return nil, other
+	case failed.Status == http.StatusNotFound: // at both
+		failed.what = fmt.Sprintf("%s and %s answered with status 404", blank(first, nil), blank(second, nil))
+	}
 	return nil, failed
 }
 
@@ -105,12 +120,12 @@ func weight(e *Error) int {
 // places returns where the metadata may be. The well-known part goes between
 // host and path in RFC 8414 (section 3.1) and to the end in OpenID Connect
 // Discovery (section 4); both take a slash off the end of the issuer.
-func (r MetadataRequest) places() ([]string, error) {
+func (r MetadataRequest) places() (rfc8414, openID string, _ error) {
 	if err := CheckEndpoint(r.Issuer, r.AllowHTTP); err != nil {
-		return nil, fmt.Errorf("'issuer' %w", err)
+		return "", "", fmt.Errorf("'issuer' %w", err)
 	}
 	if strings.Contains(r.Issuer, "?") {
-		return nil, errors.New("'issuer' must not have a query (RFC 8414 section 2)")
+		return "", "", errors.New("'issuer' must not have a query (RFC 8414 section 2)")
 	}
 	issuer := strings.TrimSuffix(r.Issuer, "/")
 	scheme, rest, _ := strings.Cut(issuer, "://")
@@ -118,10 +133,8 @@ func (r MetadataRequest) places() ([]string, error) {
 	if nested {
 		path = "/" + path
 	}
-	return []string{
-		scheme + "://" + host + "/.well-known/oauth-authorization-server" + path,
-		issuer + "/.well-known/openid-configuration",
-	}, nil
+	rfc8414 = scheme + "://" + host + "/.well-known/oauth-authorization-server" + path
+	return rfc8414, issuer + "/.well-known/openid-configuration", nil
 }
 
 // get fetches the metadata from one place.

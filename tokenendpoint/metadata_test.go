@@ -255,7 +255,9 @@ func TestMetadataRefused(t *testing.T) {
 		kind   tokenendpoint.Kind
 		says   []string
 	}{
-		{"nothing there", issuer, 404, "not found", tokenendpoint.Unreadable, []string{issuer, "status 404", "oauth-authorization-server"}},
+		{"nothing there", issuer, 404, "not found", tokenendpoint.Unreadable, []string{
+			issuer + "/.well-known/oauth-authorization-server and " + issuer + "/.well-known/openid-configuration answered with status 404",
+		}},
 		{"forbidden", issuer, 403, "{}", tokenendpoint.Unreadable, []string{"status 403"}},
 		{"redirect", issuer, 302, "", tokenendpoint.Unreadable, []string{"status 302", "redirects are not followed"}},
 		{"another success", issuer, 204, "", tokenendpoint.Unreadable, []string{"status 204"}},
@@ -411,8 +413,57 @@ func TestMetadataUnreachable(t *testing.T) {
 	if !strings.Contains(failed.Error(), "no route to host") || !strings.Contains(failed.Error(), "by hand") {
 		t.Errorf("%q does not say why", failed)
 	}
-	if asked != 1 {
-		t.Errorf("it asked %d times, want once", asked)
+	if asked != 2 {
+		t.Errorf("it asked %d times, want once at each place", asked)
+	}
+}
+
+// What is wrong with the connection at one place says nothing about the other:
+// a firewall may know only one of the paths.
+func TestMetadataPastAPlaceWithoutAnswer(t *testing.T) {
+	tests := []struct {
+		name   string
+		within time.Duration // the caller's patience; 0 if only the timeout counts
+		broken roundTrip     // at the first place
+	}{
+		{"dropped", 0, func(*http.Request) (*http.Response, error) { return nil, io.EOF }},
+		{"hanging", 0, func(r *http.Request) (*http.Response, error) {
+			<-r.Context().Done()
+			return nil, r.Context().Err()
+		}},
+		{"hanging, for a caller in a hurry", time.Second, func(r *http.Request) (*http.Response, error) {
+			<-r.Context().Done()
+			return nil, r.Context().Err()
+		}},
+		{"hanging in the middle of the answer", 0, func(r *http.Request) (*http.Response, error) {
+			body, end := io.Pipe()
+			context.AfterFunc(r.Context(), func() { _ = end.CloseWithError(r.Context().Err()) })
+			return &http.Response{StatusCode: http.StatusOK, Body: body, Request: r}, nil
+		}},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				ctx := t.Context()
+				if test.within > 0 {
+					limited, cancel := context.WithTimeout(ctx, test.within)
+					defer cancel()
+					ctx = limited
+				}
+				m, err := metadataOf(issuer).Do(ctx, roundTrip(func(r *http.Request) (*http.Response, error) {
+					if strings.HasSuffix(r.URL.Path, "/oauth-authorization-server") {
+						return test.broken(r)
+					}
+					if err := r.Context().Err(); err != nil {
+						return nil, err
+					}
+					return answering(http.StatusOK, nil, published(t, issuer, nil))(r)
+				}))
+				if err != nil || m.Issuer != issuer {
+					t.Errorf("got %v and error %v", m, err)
+				}
+			})
+		})
 	}
 }
 
