@@ -268,6 +268,50 @@ func TestServerThatDoesNotSupportUsSaysWhatItDoes(t *testing.T) {
 	}
 }
 
+// TestServerThatDoesNotTakeOurSignatureSaysWhichItTakes: the key says by which
+// algorithm it signs, if the config does not.
+func TestServerThatDoesNotTakeOurSignatureSaysWhichItTakes(t *testing.T) {
+	const wayOut = ": use one of these, or write 'token_endpoint' by hand if the list is wrong"
+	ec, rsa := pkcs8Text(t, newECKey(t, elliptic.P256())), pkcs8Text(t, rsaKey())
+	tests := []struct {
+		name   string
+		listed []string
+		key    string
+		lines  string
+		want   string // "" if it is fine
+	}{
+		{"the key's algorithm is not listed", []string{"RS256", "PS256"}, ec, "", `the authorization server does not list "ES256" for the 'algorithm' or key of 'client_auth'; it supports RS256, PS256` + wayOut},
+		{"the configured one is not listed", []string{"RS256", "ES256"}, rsa, "algorithm PS256", `the authorization server does not list "PS256" for the 'algorithm' or key of 'client_auth'; it supports RS256, ES256` + wayOut},
+		{"the key's algorithm is listed", []string{"RS256", "ES256"}, ec, "", ""},
+		{"the configured one is listed", []string{"PS256"}, rsa, "algorithm PS256", ""},
+		{"nothing is listed", nil, ec, "", ""},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			auth := newAuthServer(t)
+			newAPIServer(t)
+			document := metadata("", map[string]any{"token_endpoint_auth_signing_alg_values_supported": test.listed})
+			auth.answers(publishing(map[string]string{rfc8414Place: document}, issuing(time.Hour)))
+			t.Setenv("ISSUER", auth.URL)
+			t.Setenv("KEY_FILE", secretFile(t, test.key))
+			proxy := runCaddy(t, strings.Replace(issuerSite, "client_secret partner-secret", "client_auth private_key_jwt {\nkey {$KEY_FILE}\n"+test.lines+"\n}", 1))
+
+			if test.want == "" {
+				proxy.want(http.StatusOK)
+				return
+			}
+			proxy.want(http.StatusBadGateway)
+
+			if got := proxy.failure(); got != test.want {
+				t.Errorf("the log says\n%s, want\n%s", got, test.want)
+			}
+			if n := auth.tokenRequests(); n != 0 {
+				t.Errorf("%d token requests", n)
+			}
+		})
+	}
+}
+
 // TestClientsWithACertificateUseTheirOwnEndpoint (RFC 8705 section 5): the
 // other one does not ask for certificates.
 func TestClientsWithACertificateUseTheirOwnEndpoint(t *testing.T) {

@@ -308,6 +308,7 @@ func (c *liveClient) fetch(ctx context.Context, job job) (*tokenendpoint.Token, 
 	}
 	audience := cmp.Or(s.issuer, s.endpoint)
 	auth := c.prove(e, s, audience)
+	c.checkAssertion(e, metadata, auth)
 	signed, done := c.addGrant(ctx, e, s, audience)
 	var token *tokenendpoint.Token
 	defer func() { done(token) }() // whatever happens, a panic in the transport included
@@ -407,6 +408,18 @@ func (c *liveClient) checkSupport(metadata *tokenendpoint.Metadata) error {
 		return err
 	}
 	return metadata.CheckProof(c.proofKey.Algorithm())
+}
+
+// checkAssertion refuses a server that does not take the algorithm by which auth
+// signs. A key decides on that itself, so it must have been read.
+func (c *liveClient) checkAssertion(e *expander, metadata *tokenendpoint.Metadata, auth tokenendpoint.ClientAuth) {
+	if metadata == nil || e.err != nil {
+		return
+	}
+	if err := metadata.CheckAssertion(auth); err != nil {
+		c.cache.session.doubt(metadata)
+		e.err = err
+	}
 }
 
 // presentCertificate hands the client certificate to the transport.

@@ -35,6 +35,10 @@ type Metadata struct {
 	TokenEndpointAuthMethodsSupported []string
 	DPoPSigningAlgValuesSupported     []string // RFC 9449 section 5.1
 
+	// TokenEndpointAuthSigningAlgValuesSupported are the algorithms that may sign
+	// an assertion of the client's.
+	TokenEndpointAuthSigningAlgValuesSupported []string
+
 	// AuthorizationResponseIssParameterSupported says that every authorization
 	// response names its issuer (RFC 9207 section 3).
 	AuthorizationResponseIssParameterSupported bool
@@ -213,6 +217,7 @@ func (r MetadataRequest) read(body []byte) (*Metadata, error) {
 		GrantTypesSupported:                        m.list("grant_types_supported"),
 		TokenEndpointAuthMethodsSupported:          m.list("token_endpoint_auth_methods_supported"),
 		DPoPSigningAlgValuesSupported:              m.list("dpop_signing_alg_values_supported"),
+		TokenEndpointAuthSigningAlgValuesSupported: m.list("token_endpoint_auth_signing_alg_values_supported"),
 		AuthorizationResponseIssParameterSupported: string(m["authorization_response_iss_parameter_supported"]) == "true",
 	}, nil
 }
@@ -303,10 +308,28 @@ func (m *Metadata) Check(method, grant string) error {
 		names = []string{method}
 	}
 	if method != "" && len(names) > 0 && lacks(m.TokenEndpointAuthMethodsSupported, names...) {
-		return notListed(method, "client_auth", m.TokenEndpointAuthMethodsSupported)
+		return notListed(method, "'client_auth'", m.TokenEndpointAuthMethodsSupported)
 	}
 	if grant != "" && lacks(m.GrantTypesSupported, grant) {
-		return notListed(grant, "grant", m.GrantTypesSupported)
+		return notListed(grant, "'grant'", m.GrantTypesSupported)
+	}
+	return nil
+}
+
+// CheckAssertion returns an *Error if the server lists the algorithms that may
+// sign a client's assertion, and that of auth is not among them.
+func (m *Metadata) CheckAssertion(auth ClientAuth) error {
+	var algorithm string
+	switch a := auth.(type) {
+	case PrivateKeyJWT:
+		algorithm = a.Key.Algorithm()
+	case ClientSecretJWT:
+		algorithm = a.algorithm()
+	default:
+		return nil // nothing is signed here
+	}
+	if lacks(m.TokenEndpointAuthSigningAlgValuesSupported, algorithm) {
+		return notListed(algorithm, "the 'algorithm' or key of 'client_auth'", m.TokenEndpointAuthSigningAlgValuesSupported)
 	}
 	return nil
 }
@@ -315,7 +338,7 @@ func (m *Metadata) Check(method, grant string) error {
 // a DPoP proof, and this one is not among them.
 func (m *Metadata) CheckProof(algorithm string) error {
 	if lacks(m.DPoPSigningAlgValuesSupported, algorithm) {
-		return notListed(algorithm, "dpop", m.DPoPSigningAlgValuesSupported)
+		return notListed(algorithm, "'dpop'", m.DPoPSigningAlgValuesSupported)
 	}
 	return nil
 }
@@ -325,9 +348,9 @@ func lacks(list []string, names ...string) bool {
 	return len(list) > 0 && !slices.ContainsFunc(names, func(n string) bool { return slices.Contains(list, n) })
 }
 
-// notListed is the error for a value of an option that the server does not
-// list.
+// notListed is the error for a value of an option, or of a part of one, that the
+// server does not list.
 func notListed(value, option string, listed []string) *Error {
-	return unprepared(fmt.Errorf("the authorization server does not list %q for '%s'; it supports %s: use one of these, or %s if the list is wrong",
+	return unprepared(fmt.Errorf("the authorization server does not list %q for %s; it supports %s: use one of these, or %s if the list is wrong",
 		blank(value, nil), option, blank(strings.Join(listed, ", "), nil), byHand))
 }

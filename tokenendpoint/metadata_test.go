@@ -169,6 +169,7 @@ func TestMetadataMembers(t *testing.T) {
 				GrantTypesSupported:                        []string{"client_credentials", "refresh_token"},
 				TokenEndpointAuthMethodsSupported:          []string{"private_key_jwt"},
 				DPoPSigningAlgValuesSupported:              []string{"ES256", "EdDSA"},
+				TokenEndpointAuthSigningAlgValuesSupported: []string{"ES256"},
 				AuthorizationResponseIssParameterSupported: true,
 				MTLSEndpointAliases:                        map[string]string{"token_endpoint": "https://mtls.example.com/token", "revocation_endpoint": "https://mtls.example.com/revoke"},
 			},
@@ -579,7 +580,12 @@ func TestMetadataCheck(t *testing.T) {
 		GrantTypesSupported:               []string{"client_credentials", "refresh_token"},
 		TokenEndpointAuthMethodsSupported: []string{"client_secret_basic", "private_key_jwt", "self_signed_tls_client_auth"},
 		DPoPSigningAlgValuesSupported:     []string{"ES256"},
+
+		TokenEndpointAuthSigningAlgValuesSupported: []string{"ES256", "HS512"},
 	}
+	key, certificate := newCertifiedKey(t, "", time.Now())
+	signs := tokenendpoint.PrivateKeyJWT{Key: key} // ES256
+	rsaOnly := &tokenendpoint.Metadata{TokenEndpointAuthSigningAlgValuesSupported: []string{"RS256"}}
 	silent := &tokenendpoint.Metadata{}
 	hostile := &tokenendpoint.Metadata{GrantTypesSupported: []string{"\r\n" + strings.Repeat("x", 9999)}}
 	tests := []struct {
@@ -593,12 +599,18 @@ func TestMetadataCheck(t *testing.T) {
 		{"assertions of someone else", m.Check("assertion_file", "client_credentials"), nil},
 		{"nothing to check", m.Check("", ""), nil},
 		{"DPoP listed", m.CheckProof("ES256"), nil},
+		{"assertion listed", m.CheckAssertion(signs), nil},
+		{"assertion by secret listed", m.CheckAssertion(tokenendpoint.ClientSecretJWT{Algorithm: "HS512"}), nil},
+		{"no assertion", m.CheckAssertion(tokenendpoint.TLSClientAuth{Certificate: certificate}), nil},
+		{"no list for assertions", silent.CheckAssertion(signs), nil},
 		{"no lists", silent.Check("none", "urn:example:grant"), nil},
 		{"no list for DPoP", silent.CheckProof("PS512"), nil},
 		{"method not listed", m.Check("client_secret_post", "client_credentials"), []string{`"client_secret_post"`, "'client_auth'", "client_secret_basic, private_key_jwt", "by hand"}},
 		{"public client not listed", m.Check("none", ""), []string{`"none"`}},
 		{"grant not listed", m.Check("private_key_jwt", "urn:ietf:params:oauth:grant-type:jwt-bearer"), []string{`"urn:ietf:params:oauth:grant-type:jwt-bearer"`, "'grant'", "client_credentials, refresh_token"}},
 		{"DPoP not listed", m.CheckProof("EdDSA"), []string{`"EdDSA"`, "'dpop'", "ES256"}},
+		{"assertion not listed", rsaOnly.CheckAssertion(signs), []string{`"ES256"`, "the 'algorithm' or key of 'client_auth'", "RS256", "by hand"}},
+		{"assertion by secret not listed", m.CheckAssertion(tokenendpoint.ClientSecretJWT{}), []string{`"HS256"`, "ES256, HS512"}},
 		{"a hostile list", hostile.Check("none", "client_credentials"), []string{"??xxx"}},
 	}
 	for _, test := range tests {
