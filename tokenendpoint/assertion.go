@@ -270,9 +270,7 @@ func clientClaims(id, audience string, lifetime time.Duration, typ string) Asser
 }
 
 func setClientAssertion(form url.Values, id string, assertion Secret) {
-	if id != "" {
-		form.Set("client_id", id)
-	}
+	setClientID(form, id)
 	form.Set("client_assertion_type", jwtBearerAssertion)
 	form.Set("client_assertion", assertion.Reveal())
 }

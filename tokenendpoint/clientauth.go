@@ -76,12 +76,14 @@ func (ClientSecretPost) Advice() string {
 // PublicClient sends the client's id alone, as a client without credentials
 // does (RFC 6749 section 3.2.1; "none" in RFC 7591 section 2).
 type PublicClient struct {
+	// ID is sent as client_id unless it is empty; the assertion of a grant then
+	// tells who the client is.
 	ID string
 }
 
 // Authenticate implements ClientAuth.
 func (a PublicClient) Authenticate(form url.Values, _ http.Header) error {
-	form.Set("client_id", a.ID)
+	setClientID(form, a.ID)
 	return nil
 }
 
@@ -94,6 +96,7 @@ func (PublicClient) Advice() string {
 // transport presents (tls_client_auth and self_signed_tls_client_auth; RFC 8705
 // section 2).
 type TLSClientAuth struct {
+	// ID is sent as client_id unless it is empty.
 	ID string
 
 	// Certificate is the certificate as PEM, with or without its chain.
@@ -102,7 +105,7 @@ type TLSClientAuth struct {
 
 // Authenticate implements ClientAuth.
 func (a TLSClientAuth) Authenticate(form url.Values, _ http.Header) error {
-	form.Set("client_id", a.ID)
+	setClientID(form, a.ID)
 	return nil
 }
 
@@ -116,6 +119,14 @@ func (a TLSClientAuth) Advice() string {
 		}
 	}
 	return "a client certificate was presented: " + check
+}
+
+// setClientID names the client, unless it has no id because something else says
+// who it is, such as the assertion of a grant.
+func setClientID(form url.Values, id string) {
+	if id != "" {
+		form.Set("client_id", id)
+	}
 }
 
 // expiry tells when something expires, or that it has.

@@ -8,6 +8,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/base64"
 	"encoding/pem"
+	"fmt"
 	"math/big"
 	"net/http"
 	"net/url"
@@ -133,6 +134,21 @@ func TestPublicClient(t *testing.T) {
 	}
 	if form.Has("client_secret") || header["Authorization"] != nil {
 		t.Errorf("credentials of a client that has none: %v, %v", form, header)
+	}
+}
+
+// A client without an id sends none, not an empty one (RFC 6749 section 3.2).
+func TestClientWithoutID(t *testing.T) {
+	for _, auth := range []tokenendpoint.ClientAuth{
+		tokenendpoint.PublicClient{},
+		tokenendpoint.TLSClientAuth{},
+		tokenendpoint.ClientAssertion{Assertion: tokenendpoint.NewSecret("a.b.c")},
+	} {
+		t.Run(fmt.Sprintf("%T", auth), func(t *testing.T) {
+			if _, form := sent(t, auth); form.Has("client_id") {
+				t.Errorf("client_id %q is sent", form["client_id"])
+			}
+		})
 	}
 }
 
