@@ -290,17 +290,35 @@ func TestTokenRequestsOfGrantsOnBehalf(t *testing.T) {
 }
 
 // TestIssuedTokenTypesOfAnExchange (RFC 8693 section 2.2.1): N_A says that the
-// token is no access token, and how to send it is then for the config to say.
+// token is no access token. It has no scheme then, which matters where one is
+// needed and the config names none. A refresh token never goes upstream.
 func TestIssuedTokenTypesOfAnExchange(t *testing.T) {
+	const (
+		notOurs = `"token_type":"N_A","issued_token_type":"` + jwtURN + `"`
+		refresh = `"issued_token_type":"urn:ietf:params:oauth:token-type:refresh_token"`
+
+		noScheme  = `the token_type "N_A" is not understood: write 'inject header Authorization <scheme>' to use the token whatever its type (RFC 6749 section 7.1)`
+		isRefresh = "the authorization server's answer cannot be used: it holds a refresh token as access_token, by its issued_token_type: write 'requested_token_type access_token'"
+	)
 	tests := []struct {
 		name, answer, lines string
-		status              int
-		want                string
+		want                string // of the Authorization and X-Api-Token fields and the URI
+		says                string // in the log, if the token is refused
 	}{
-		{"an access token", `"token_type":"Bearer","issued_token_type":"` + accessTokenURN + `"`, "", 200, "Bearer T"},
-		{"a JWT as bearer token", `"token_type":"Bearer","issued_token_type":"` + jwtURN + `"`, "", 200, "Bearer T"},
-		{"N_A", `"token_type":"N_A","issued_token_type":"` + jwtURN + `"`, "", 502, ""},
-		{"N_A with a scheme of our own", `"token_type":"N_A","issued_token_type":"` + jwtURN + `"`, "inject header Authorization Token", 200, "Token T"},
+		{"an access token", `"token_type":"Bearer","issued_token_type":"` + accessTokenURN + `"`, "", "Bearer T||/", ""},
+		{"a JWT as bearer token", `"token_type":"Bearer","issued_token_type":"` + jwtURN + `"`, "", "Bearer T||/", ""},
+		{"N_A", notOurs, "", "", noScheme},
+		{"N_A in Authorization", notOurs, "inject header Authorization", "", noScheme},
+		{"N_A with a scheme of our own", notOurs, "inject header Authorization Token", "Token T||/", ""},
+		{"N_A in another field", notOurs, "inject header X-Api-Token", "|T|/", ""},
+		{"N_A in another field, with a scheme", notOurs, "inject header X-Api-Token Token", "|Token T|/", ""},
+		{"N_A in the query", notOurs, "inject query token", "||/?token=T", ""},
+		{"N_A in small letters", `"token_type":"n_a"`, "inject query token", "||/?token=T", ""},
+		{"another type in another field", `"token_type":"mac"`, "inject header X-Api-Token", "", `the token_type "mac" is not understood`},
+		{"a refresh token", `"token_type":"N_A",` + refresh, "", "", isRefresh},
+		{"a refresh token as bearer token", `"token_type":"Bearer",` + refresh, "", "", isRefresh},
+		{"a refresh token in another field", `"token_type":"N_A",` + refresh, "inject header X-Api-Token", "", isRefresh},
+		{"a refresh token with a scheme of our own", `"token_type":"N_A",` + refresh, "inject header Authorization Token", "", isRefresh},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -308,14 +326,41 @@ func TestIssuedTokenTypesOfAnExchange(t *testing.T) {
 			auth.says(http.StatusOK, `{"access_token":"T",`+test.answer+`}`)
 			proxy := runCaddy(t, grantSiteWith("token_exchange", test.lines))
 
-			if answer := proxy.get("/", bearing("mine")); answer.status != test.status {
-				t.Fatalf("status %d, want %d: %s", answer.status, test.status, answer.body)
-			}
+			answer := proxy.get("/", bearing("mine"))
 
-			if test.want != "" && api.lastAuthorization(t) != test.want {
-				t.Errorf("Authorization is %q, want %q", api.lastAuthorization(t), test.want)
+			if test.says != "" {
+				if got := proxy.failure(); answer.status != http.StatusBadGateway || !strings.Contains(got, test.says) {
+					t.Errorf("status %d, and the log says\n%s, want 502 and\n%s", answer.status, got, test.says)
+				}
+				if n := len(api.seen()); n != 0 {
+					t.Errorf("%d requests went upstream", n)
+				}
+				return
+			}
+			if answer.status != http.StatusOK {
+				t.Fatalf("status %d: %s", answer.status, answer.body)
+			}
+			r := api.last(t)
+			if got := r.header.Get("Authorization") + "|" + r.header.Get("X-Api-Token") + "|" + r.uri; got != test.want {
+				t.Errorf("upstream gets %s, want %s", got, test.want)
 			}
 		})
+	}
+}
+
+// TestTokenWithoutATypeIsNotShared with a client that cannot send it.
+func TestTokenWithoutATypeIsNotShared(t *testing.T) {
+	auth := newAuthServer(t)
+	newAPIServer(t)
+	auth.says(http.StatusOK, `{"access_token":"T","token_type":"N_A"}`)
+	other := strings.NewReplacer("{$SITE}", "{$OTHER_SITE}", "partner {", "other {").Replace(grantSiteWith("token_exchange"))
+	proxy := runCaddy(t, grantSiteWith("token_exchange", "inject header X-Api-Token")+other)
+
+	if answer := proxy.get("/", bearing("mine")); answer.status != http.StatusOK {
+		t.Errorf("status %d in a field of its own: %s", answer.status, answer.body)
+	}
+	if answer := proxy.send(http.MethodGet, os.Getenv("OTHER_SITE"), "/", bearing("mine")); answer.status != http.StatusBadGateway {
+		t.Errorf("status %d in Authorization, want 502", answer.status)
 	}
 }
 

@@ -246,7 +246,7 @@ func (c *liveClient) settingsKey(s *settings, refresh tokenendpoint.Secret, proo
 	}
 	config, _ := json.Marshal(c.Client)
 	rest, _ := json.Marshal([]any{ // plain values: it cannot fail
-		c.clientAuth(), c.grant(), c.Account, c.maxAccounts(), c.DPoP, thumbprint, c.anyTokenType(),
+		c.clientAuth(), c.grant(), c.Account, c.maxAccounts(), c.DPoP, thumbprint, c.anyTokenType(), c.takesUntyped(),
 		c.RefreshAhead, c.DefaultLifetime, c.Timeout, c.TransportRaw, c.AllowHTTP,
 	})
 	parts := []string{
@@ -441,10 +441,19 @@ func (c *liveClient) checkTokenType(token *tokenendpoint.Token) error {
 		return fmt.Errorf("the authorization server issued a token that is not bound to our key (token_type %.40q): it may not support DPoP, remove 'dpop'", token.Type)
 	case c.DPoP == nil && token.Scheme == "DPoP":
 		return errors.New("the authorization server issued a token that wants DPoP proofs: write 'dpop' and 'upstream_base'")
+	case c.takesUntyped() && strings.EqualFold(token.Type, "N_A"):
+		return nil
 	case token.Scheme == "":
 		return fmt.Errorf("the token_type %.40q is not understood: write 'inject header Authorization <scheme>' to use the token whatever its type (RFC 6749 section 7.1)", token.Type)
 	}
 	return nil
+}
+
+// takesUntyped reports whether an exchanged token may be one without a token type
+// ("N_A", RFC 8693 section 2.2.1): it can where it goes upstream without a scheme.
+func (c *Client) takesUntyped() bool {
+	in := newInjector(*c)
+	return c.grant().grantType() == grantTypes[tokenExchange] && !in.byType && in.scheme == ""
 }
 
 // report implements fetcher: it logs how a token request went, so that a

@@ -253,6 +253,11 @@ func (m members) token() (*Token, error) {
 	if !ok || !visible(tokenType) {
 		return nil, errors.New("token_type is not a word")
 	}
+	// The access_token of a token exchange may hold another kind of token. That
+	// kind is a credential for the authorization server alone.
+	if issued, _ := m.text("issued_token_type"); issued == "urn:ietf:params:oauth:token-type:refresh_token" {
+		return nil, errors.New("it holds a refresh token as access_token, by its issued_token_type: write 'requested_token_type access_token'")
+	}
 	token := NewToken(access, tokenType)
 	token.Lifetime = m.lifetime()
 	token.RefreshToken = NewSecret(m.refreshToken())
