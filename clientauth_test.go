@@ -983,4 +983,48 @@ func TestRefusedProofs(t *testing.T) {
 			t.Errorf("%d token requests came through", n)
 		}
 	})
+	for name, version := range map[string]string{"HTTP/1.1": "http/1.1", "HTTP/2": "h2"} {
+		t.Run("a certificate, and a connection closed without a word, with "+name, func(t *testing.T) {
+			auth := newAuthServer(t, withTLS)
+			newAPIServer(t)
+			config := auth.TLS.Clone()
+			config.NextProtos = []string{version}
+			t.Setenv("TOKEN_ENDPOINT", "https://"+closingListener(t, config)+"/token")
+			t.Setenv("CA_FILE", pemFile(t, "CERTIFICATE", auth.Certificate().Raw))
+			t.Setenv("CERT_FILE", secretFile(t, pkcs8Text(t, key)+certificateText(certificateFor(t, key, nil))))
+			proxy := runCaddy(t, keySiteWith("client_auth tls_client_auth {\ncertificate {$CERT_FILE}\n}\n"+trustingTransport))
+
+			proxy.wantAs("alice", http.StatusServiceUnavailable)
+
+			if got := proxy.failure(); !strings.Contains(got, `; the client certificate of "CN=`) {
+				t.Errorf("the log says %s", got)
+			}
+		})
+	}
+}
+
+// closingListener accepts connections and closes them after the TLS handshake. It
+// returns its address.
+func closingListener(t *testing.T, config *tls.Config) string {
+	t.Helper()
+	l, err := tls.Listen("tcp", "127.0.0.1:0", config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var serving sync.WaitGroup
+	serving.Go(func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			_ = conn.(*tls.Conn).Handshake()
+			_ = conn.Close()
+		}
+	})
+	t.Cleanup(func() {
+		_ = l.Close()
+		serving.Wait()
+	})
+	return l.Addr().String()
 }

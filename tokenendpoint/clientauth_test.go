@@ -8,12 +8,18 @@ import (
 	"crypto/x509/pkix"
 	"encoding/base64"
 	"encoding/pem"
+	"errors"
 	"fmt"
+	"io"
 	"math/big"
+	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"strings"
+	"syscall"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	"github.com/upstream-oauth2/caddy-upstream-oauth2/tokenendpoint"
@@ -212,7 +218,61 @@ func TestAdvice(t *testing.T) {
 	}
 }
 
-// So does what they read when it does not accept the assertion of a grant.
+// A server that does not like the certificate rarely says so in OAuth's words: what
+// is in front of it answers with a web page, or not at all.
+func TestAdviceOnCertificates(t *testing.T) {
+	_, certificate := newCertifiedKey(t, "", time.Date(2020, 2, 3, 4, 5, 6, 0, time.UTC))
+	presents := tokenendpoint.TLSClientAuth{ID: "app", Certificate: certificate}
+	const advice = `; the client certificate of "CN=partner", issued by "CN=partner", expired on 2020-02-03T04:05:06Z: check that the server takes it for this 'client_id'`
+	page := func(status int) roundTrip {
+		return answering(status, http.Header{}, "<html>No required SSL certificate was sent")
+	}
+	ends := func(err error) roundTrip {
+		return func(*http.Request) (*http.Response, error) { return nil, err }
+	}
+	tests := []struct {
+		name   string
+		answer roundTrip
+		advice bool
+	}{
+		{"400 with a web page", page(400), true},
+		{"401 with a web page", page(401), true},
+		{"403 with a web page", page(403), true},
+		{"nginx's 495", page(495), true},
+		{"nginx's 496", page(496), true},
+		{"403 with JSON", answering(403, http.Header{}, `{"message":"Forbidden"}`), true},
+		{"closed", ends(io.EOF), true},
+		{"closed with HTTP/2", ends(fmt.Errorf("http2: %w", io.ErrUnexpectedEOF)), true},
+		{"reset", ends(&net.OpError{Op: "read", Err: os.NewSyscallError("read", syscall.ECONNRESET)}), true},
+		{"closed ahead of the request", ends(errors.New("http: server closed idle connection")), true},
+		{"closed ahead of the request with HTTP/2", ends(errors.New("http2: client conn could not be established")), true},
+
+		{"404 with a web page", page(404), false},
+		{"503 with a web page", page(503), false},
+		{"an OAuth error", answering(400, http.Header{}, `{"error":"invalid_scope"}`), false},
+		{"an answer that breaks off", func(r *http.Request) (*http.Response, error) {
+			return &http.Response{StatusCode: 200, Body: io.NopCloser(iotest.ErrReader(io.ErrUnexpectedEOF)), Request: r}, nil
+		}, false},
+		{"no route", ends(errors.New("no route to host")), false},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			r := request(endpoint)
+			r.Auth = presents
+			token, err := do(t, r, test.answer)
+			if got := mustFail(t, token, err).Error(); strings.HasSuffix(got, advice) != test.advice {
+				t.Errorf("the error is\n%s", got)
+			}
+
+			token, err = do(t, request(endpoint), test.answer)
+			if got := mustFail(t, token, err).Error(); strings.Contains(got, "certificate of") {
+				t.Errorf("without a certificate, the error is\n%s", got)
+			}
+		})
+	}
+}
+
+// When a server does not accept the assertion of a grant, they read what that says.
 func TestAdviceOnGrants(t *testing.T) {
 	r := request(endpoint)
 	key, _ := newCertifiedKey(t, "kid-7", time.Now())

@@ -7,11 +7,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/url"
 	"regexp"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -57,7 +59,7 @@ type Error struct {
 	what string // what happened
 	said string // the server's words, blanked
 
-	handshake bool // the server ended the TLS handshake
+	hungUp bool // the server ended the connection before any answer
 }
 
 // Error says what happened, quotes the server, and ends with the next step
@@ -130,7 +132,18 @@ func unreachable(err error, timeout time.Duration, secrets []string) *Error {
 		// issued included.
 		why = quotation.ReplaceAllString(why, "...")
 	}
-	return &Error{Kind: kind, what: what + ": " + blank(why, secrets), handshake: alert != nil}
+	return &Error{Kind: kind, what: what + ": " + blank(why, secrets)}
+}
+
+// rejectsCertificate reports whether the failure may be how a server, or a proxy in
+// front of it, turns a client certificate down: such a one says no before OAuth
+// begins. 495 and 496 are nginx's.
+func (e *Error) rejectsCertificate() bool {
+	switch e.Status {
+	case http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden, 495, 496:
+		return e.Code == ""
+	}
+	return e.hungUp
 }
 
 // alertOf returns the alert with which a server ended the TLS connection, nil if
@@ -141,6 +154,17 @@ func alertOf(err error) error {
 		return ended
 	}
 	return nil
+}
+
+// hungUp reports whether a server ended the connection in place of an answer: with
+// a TLS alert, or without a word. net/http has no type for a connection that was
+// closed before the request was on its way.
+func hungUp(err error) bool {
+	why := err.Error()
+	return alertOf(err) != nil ||
+		errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || // HTTP/1.1, HTTP/2
+		errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) ||
+		strings.Contains(why, "server closed idle connection") || strings.Contains(why, "http2: client conn ")
 }
 
 var quotation = regexp.MustCompile(`(?s)".*"`)

@@ -89,7 +89,7 @@ func (r Request) advice(failed *Error) string {
 	_, certificate := r.Auth.(TLSClientAuth)
 	switch {
 	case failed.Kind == Refused && failed.Code == "invalid_client",
-		failed.handshake && certificate: // refused before any request was read
+		certificate && failed.rejectsCertificate():
 		return r.Auth.Advice()
 	case failed.Kind == Refused && failed.Code == "invalid_grant" && r.Assertion != nil:
 		return r.Assertion.advice()
@@ -119,7 +119,9 @@ func (r Request) attempt(ctx context.Context, transport http.RoundTripper, nonce
 	requestedAt := time.Now()
 	resp, err := transport.RoundTrip(req)
 	if err != nil {
-		return nil, "", unreachable(err, r.Timeout, secrets)
+		failed := unreachable(err, r.Timeout, secrets)
+		failed.hungUp = hungUp(err)
+		return nil, "", failed
 	}
 	defer resp.Body.Close()
 	if r.Proof != nil {
