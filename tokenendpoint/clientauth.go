@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"strings"
 	"time"
 )
 
@@ -39,6 +40,12 @@ func (a ClientSecretBasic) Authenticate(_ url.Values, header http.Header) error 
 	}
 	header.Set("Authorization", "Basic "+base64.StdEncoding.EncodeToString([]byte(id+":"+secret)))
 	return nil
+}
+
+// looksEncoded reports whether a server that decodes id and secret, although they
+// are not encoded, may fail at that: its invalid_request means the client then.
+func (a ClientSecretBasic) looksEncoded() bool {
+	return a.Raw && strings.Contains(a.ID+a.Secret.Reveal(), "%")
 }
 
 // Advice implements ClientAuth.

@@ -218,6 +218,36 @@ func TestAdvice(t *testing.T) {
 	}
 }
 
+// A server that decodes what client_secret_basic_raw sends as it is may stumble over
+// a percent sign, and blames the request.
+func TestAdviceOnSecretsThatAreNotEncoded(t *testing.T) {
+	const (
+		encode  = "check 'client_id' and 'client_secret', and whether the server wants them as client_secret_basic_raw: 'client_auth client_secret_basic' is another way"
+		generic = "a field is missing or malformed: check 'token_param' and the server's documentation"
+	)
+	tests := []struct {
+		name       string
+		id, secret string
+		raw        bool
+		want       string
+	}{
+		{"a percent sign in the secret", "app", "50%off", true, encode},
+		{"a percent sign in the id", "app%7", "s", true, encode},
+		{"none", "app", "s+/", true, generic},
+		{"encoded", "app", "50%off", false, generic},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			r := request(endpoint)
+			r.Auth = tokenendpoint.ClientSecretBasic{ID: test.id, Secret: tokenendpoint.NewSecret(test.secret), Raw: test.raw}
+			token, err := do(t, r, answering(http.StatusBadRequest, http.Header{}, `{"error":"invalid_request"}`))
+			if got, want := mustFail(t, token, err).Error(), "the authorization server refused the token request (invalid_request); "+test.want; got != want {
+				t.Errorf("the error is\n%s, want\n%s", got, want)
+			}
+		})
+	}
+}
+
 // A server that does not like the certificate rarely says so in OAuth's words: what
 // is in front of it answers with a web page, or not at all.
 func TestAdviceOnCertificates(t *testing.T) {

@@ -87,8 +87,10 @@ func (r Request) Do(ctx context.Context, transport http.RoundTripper) (*Token, e
 // error code; "" for any other failure.
 func (r Request) advice(failed *Error) string {
 	_, certificate := r.Auth.(TLSClientAuth)
+	basic, _ := r.Auth.(ClientSecretBasic)
 	switch {
 	case failed.Kind == Refused && failed.Code == "invalid_client",
+		failed.Kind == Refused && failed.Code == "invalid_request" && basic.looksEncoded(),
 		certificate && failed.rejectsCertificate():
 		return r.Auth.Advice()
 	case failed.Kind == Refused && failed.Code == "invalid_grant" && r.Assertion != nil:
