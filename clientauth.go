@@ -54,7 +54,9 @@ type ClientAuth struct {
 
 	// For private_key_jwt and client_secret_jwt: who the assertion is for.
 	// Default: the issuer, as RFC 10070 wants; without one, the token endpoint,
-	// which older servers expect.
+	// which older servers expect. The typ of the assertion goes with it:
+	// client-authentication+jwt for the issuer, JWT for any other audience. So a
+	// server that knows only JWT gets it with the token endpoint as audience.
 	Audience string `json:"audience,omitempty"`
 
 	// For private_key_jwt and client_secret_jwt: how long an assertion is good
