@@ -27,7 +27,7 @@ import (
 // Values may hold global placeholders, such as {env.NAME} and
 // {file./absolute/path}. They stay unexpanded in the config and are resolved
 // for each token request, so that a rotated secret file is picked up without a
-// reload.
+// reload; upstream_base and the key of dpop when the config is loaded.
 type Client struct {
 	// The authorization server's issuer identifier, a URL. Its metadata (RFC 8414,
 	// or OpenID Connect Discovery) tells the token endpoint, unless
@@ -116,8 +116,9 @@ type Client struct {
 	// of the answer. Default: 10s.
 	Timeout caddy.Duration `json:"timeout,omitempty"`
 
-	// What becomes of a request for which there is no token: "reject" answers
-	// it with 502 or 503, "pass" lets it go on without one. Default: reject.
+	// What becomes of a request for which there is no token: "reject" answers it,
+	// with 502 or 503, or with 400, 401 or 403 if that is its caller's fault;
+	// "pass" lets it go on without one. Default: reject.
 	OnError string `json:"on_error,omitempty"`
 
 	// What happens when the API rejects the token. Default: the token is

@@ -320,12 +320,16 @@ func TestClientsWithACertificateUseTheirOwnEndpoint(t *testing.T) {
 		{"tls_client_auth", "client_auth tls_client_auth {\ncertificate {$CERT_FILE}\n}", trustingTransport, "/mtls/token"},
 		{"a secret", "client_secret partner-secret", trustingTransport, "/found/token"},
 		{"a secret, and a certificate of the transport", "client_secret partner-secret", own, "/mtls/token"},
+		{"a certificate of the transport alone", "client_auth none", own, "/mtls/token"},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			auth := newAuthServer(t, withTLS, func(s *httptest.Server) { s.TLS.ClientAuth = tls.RequestClientCert })
 			newAPIServer(t)
-			document := metadata("", map[string]any{"mtls_endpoint_aliases": map[string]string{"token_endpoint": "{URL}/mtls/token"}})
+			document := metadata("", map[string]any{
+				"mtls_endpoint_aliases":                 map[string]string{"token_endpoint": "{URL}/mtls/token"},
+				"token_endpoint_auth_methods_supported": []string{"client_secret_basic", "tls_client_auth"},
+			})
 			auth.answers(publishing(map[string]string{rfc8414Place: document}, func(w http.ResponseWriter, r tokenRequest) {
 				if shown := len(r.TLS.PeerCertificates) > 0; shown != (r.URL.Path == "/mtls/token") {
 					say(w, http.StatusUnauthorized, `{"error":"invalid_client"}`)

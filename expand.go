@@ -130,9 +130,6 @@ func withoutPath(err error) error {
 // anew, while Caddy runs.
 var errUnreadable = errors.New("cannot read the file")
 
-// errReadFile names the file of a {file.*} placeholder.
-func errReadFile(err error) error { return fmt.Errorf("%w: %w", errUnreadable, err) }
-
 // placeholder finds what looks like one. What a request holds may have any name,
 // such as {http.request.uri.query.filter[user]}.
 var placeholder = regexp.MustCompile(`\{(http\.[^{}]+|[A-Za-z][\w.-]*)\}`)
@@ -187,7 +184,7 @@ func expand(repl *caddy.Replacer, text string) (string, error) {
 	for _, match := range filePlaceholder.FindAllStringSubmatch(text, -1) {
 		f, err := os.Open(match[1])
 		if err != nil {
-			return "", errReadFile(err)
+			return "", fmt.Errorf("%w: %w", errUnreadable, err) // which names it
 		}
 		_ = f.Close()
 	}
@@ -240,16 +237,12 @@ func listRequestOptions() string {
 	return strings.Join(names, ", ")
 }
 
-// errNotSet marks a placeholder for an environment variable that does not
-// exist, and so will not while the process runs.
-var errNotSet = errors.New("set it for the Caddy process")
-
 // emptyPlaceholder says which placeholder in text came out empty, and why.
 func emptyPlaceholder(text string) error {
 	if _, name, ok := strings.Cut(text, "{env."); ok {
 		name, _, _ = strings.Cut(name, "}")
 		if _, set := os.LookupEnv(name); !set {
-			return fmt.Errorf("the environment variable %s is not set: %w", name, errNotSet)
+			return fmt.Errorf("the environment variable %s is not set: set it for the Caddy process", name)
 		}
 		return fmt.Errorf("the environment variable %s is empty", name)
 	}

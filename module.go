@@ -186,8 +186,8 @@ func (a App) MarshalLogObject(enc zapcore.ObjectEncoder) error {
 // clients with equal settings share one token.
 type Handler struct {
 	// The name of the client. Alone it refers to a client of the app; with
-	// fields beside it, it names the client they define. Default: the token
-	// endpoint's host and the client id.
+	// fields beside it, it names the client they define. Default: the host of
+	// the token endpoint, or of the issuer, and the client id.
 	Name string `json:"client,omitempty"`
 
 	Client

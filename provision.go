@@ -401,8 +401,11 @@ func (c *liveClient) discover(ctx context.Context, s *settings) (*tokenendpoint.
 // checkSupport refuses a server that does not support what the config asks of it.
 func (c *liveClient) checkSupport(metadata *tokenendpoint.Metadata) error {
 	method := string(c.authMethod())
-	if c.ClientID == "" {
+	switch {
+	case c.ClientID == "":
 		method = "" // the assertion of the grant says who we are
+	case c.authMethod() == noClientAuth && presentsCertificate(c.transport):
+		method = string(tlsClientAuth) // with the transport's own certificate
 	}
 	if err := metadata.Check(method, c.grant().grantType()); err != nil || c.proofKey == nil {
 		return err

@@ -3,6 +3,7 @@ package upstreamoauth2
 import (
 	"errors"
 	"io"
+	"net/http"
 	"sync"
 )
 
@@ -97,7 +98,7 @@ func (p *playing) Read(b []byte) (int, error) {
 		select {
 		case <-more:
 		case <-p.closed:
-			return 0, errPlayedAgain
+			return 0, http.ErrBodyReadAfterClose
 		}
 	}
 }

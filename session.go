@@ -37,8 +37,8 @@ type session struct {
 // fetchMetadata makes one metadata request.
 type fetchMetadata func(context.Context) (*tokenendpoint.Metadata, error)
 
-// discover returns the server's metadata. Only the first call waits for it; what
-// is an hour old is renewed in the background, and kept if that fails.
+// discover returns the server's metadata. It waits for them until they are known;
+// what is an hour old is renewed in the background, and kept if that fails.
 func (s *session) discover(ctx context.Context, fetch fetchMetadata) (*tokenendpoint.Metadata, error) {
 	known, err := s.known()
 	switch {

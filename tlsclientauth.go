@@ -30,9 +30,14 @@ func presentsCertificate(transport http.RoundTripper) bool {
 	case *clientCertificate:
 		return true
 	case *reverseproxy.HTTPTransport:
-		return t.TLS != nil && (t.TLS.ClientCertificateFile != "" || t.TLS.ClientCertificateAutomate != "")
+		return hasCertificate(t)
 	}
 	return false
+}
+
+// hasCertificate reports whether a transport has a certificate of its own.
+func hasCertificate(t *reverseproxy.HTTPTransport) bool {
+	return t.TLS != nil && (t.TLS.ClientCertificateFile != "" || t.TLS.ClientCertificateAutomate != "")
 }
 
 // withClientCertificate makes transport present the pair it is given.
@@ -41,7 +46,7 @@ func withClientCertificate(transport http.RoundTripper) (*clientCertificate, err
 	if !ok || len(h.Versions) == 1 && h.Versions[0] == "3" {
 		return nil, errors.New("tls_client_auth needs 'transport http' with HTTP/1.1 or HTTP/2")
 	}
-	if h.TLS != nil && (h.TLS.ClientCertificateFile != "" || h.TLS.ClientCertificateAutomate != "") {
+	if hasCertificate(h) {
 		return nil, errors.New("the transport has a client certificate of its own: remove 'tls_client_auth' there, or write 'client_auth none'")
 	}
 	c := &clientCertificate{HTTPTransport: h}

@@ -42,7 +42,7 @@ type ahead struct {
 	fixed   time.Duration
 }
 
-// defaultAhead is a fifth of the life.
+// defaultAheadPercent is a fifth of the life.
 const defaultAheadPercent = 20
 
 // parseAhead reads "20%" or a duration.

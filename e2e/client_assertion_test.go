@@ -3,7 +3,6 @@ package e2e
 import (
 	"fmt"
 	"net/http"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -283,7 +282,7 @@ func TestKeyFilesAreReplacedUnderTraffic(t *testing.T) {
 			}
 			requests := server.tokenRequests()
 			t.Logf("%d requests, %d token requests, %d replacements", len(answers), len(requests), len(want))
-			for i, r := range slices.Clip(requests)[:min(len(requests), len(want))] {
+			for i, r := range requests[:min(len(requests), len(want))] {
 				if r.status != http.StatusOK || !signedBy(r.clientAssertion, want[i]) {
 					t.Errorf("token request %d was not proven with key %d: %+v", i, i%2, r)
 				}

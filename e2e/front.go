@@ -228,7 +228,7 @@ func (f *front) tokenRequests() []tokenRequest {
 			requests = append(requests, *r)
 		}
 	}
-	return slices.Clip(requests)
+	return requests
 }
 
 // granted returns the token requests that were answered with a token.

@@ -52,8 +52,8 @@ type Error struct {
 	// RetryAfter is how long the server asks to be left alone; 0 if it does not.
 	RetryAfter time.Duration
 
-	// Hint is the next step, for callers of Do who know a better one than that
-	// for the Code.
+	// Hint is the next step, where what was sent tells a better one than the
+	// Code. Callers of Do who know more may write another.
 	Hint string
 
 	what string // what happened
@@ -83,7 +83,7 @@ func (e *Error) OfOneRequest() bool {
 }
 
 // hints are the next steps for the codes of RFC 6749 section 5.2, RFC 8707 and
-// RFC 9449. For invalid_client it is what ClientAuth advises.
+// RFC 9449, as far as what was sent tells no better one: see Request.advice.
 var hints = map[string]string{
 	"invalid_client":         "",
 	"unauthorized_client":    "allow this client the grant type at the authorization server, or change 'grant'",

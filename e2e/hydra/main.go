@@ -22,7 +22,6 @@ import (
 	"net/http/httputil"
 	"net/url"
 	"os"
-	"slices"
 	"strings"
 	"time"
 
@@ -240,7 +239,7 @@ func (a *administration) consent(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	a.accept(w, r, "consent", map[string]any{
-		"grant_scope":                 slices.Clip(request.Scope),
+		"grant_scope":                 request.Scope,
 		"grant_access_token_audience": request.Audience,
 	})
 }
