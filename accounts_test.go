@@ -464,10 +464,12 @@ func TestOneFetchAtATimeForAnAccount(t *testing.T) {
 		cache.accounts.slot([]string{"alice"}).reject(old) // hers is replaced from now on
 		time.Sleep(1100 * time.Millisecond)
 		ask("alice")
+		time.Sleep(time.Minute)
 
+		mu.Lock()
+		defer mu.Unlock()
 		if most != 1 {
 			t.Errorf("%d fetches at a time for one account", most)
 		}
-		time.Sleep(time.Minute)
 	})
 }

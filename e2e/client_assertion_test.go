@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"cmp"
 	"fmt"
 	"net/http"
 	"strings"
@@ -162,8 +163,8 @@ func TestRefusedAssertions(t *testing.T) {
 		name string
 		// lines returns the directive of a client that has registered the key.
 		lines func(t *testing.T, s *authServer, c client, key jose.JSONWebKey) string
-		says  string // in the log, so that the operator sees what was sent
-		hydra string // the error code at Ory Hydra, where that is not invalid_client
+		says  string           // in the log, so that the operator sees what was sent
+		why   map[*kind]string // in the log, where that is not invalid_client
 	}{
 		{name: "another key under the same id", lines: func(t *testing.T, s *authServer, c client, key jose.JSONWebKey) string {
 			other := newKey(t, key.Algorithm)
@@ -175,13 +176,17 @@ func TestRefusedAssertions(t *testing.T) {
 		}},
 		{name: "an unknown key id", lines: func(t *testing.T, s *authServer, c client, key jose.JSONWebKey) string {
 			return s.byIssuer(c, newFile(t, asPEM(t, key)), "key_id nobody-knows-it")
-		}, says: `the key \"nobody-knows-it\"`, hydra: "invalid_request"},
+		}, says: "nobody-knows-it", why: map[*kind]string{
+			hydra: strings.Replace(invalidClient, "invalid_client", "invalid_request", 1),
+		}},
 		{name: "another audience", lines: func(t *testing.T, s *authServer, c client, key jose.JSONWebKey) string {
 			return s.byIssuer(c, newFile(t, asPEM(t, key)), "audience https://elsewhere.example")
 		}, says: `the audience \"https://elsewhere.example\"`},
 		{name: "an algorithm the server does not take", lines: func(t *testing.T, s *authServer, c client, key jose.JSONWebKey) string {
 			return s.byIssuer(c, newFile(t, asPEM(t, newKey(t, "RS256"))), "algorithm RS512")
-		}, says: "signed with RS512"},
+		}, says: "RS512", why: map[*kind]string{
+			oidcProvider: "the authorization server does not list",
+		}},
 		{name: "another client", lines: func(t *testing.T, s *authServer, c client, key jose.JSONWebKey) string {
 			c.ID = "nobody"
 			return s.byIssuer(c, newFile(t, asPEM(t, key)))
@@ -202,11 +207,8 @@ func TestRefusedAssertions(t *testing.T) {
 				if got := get(t.Context(), http.DefaultClient, proxy.URL); got.status != http.StatusBadGateway {
 					t.Errorf("the caller got %v, want 502", got)
 				}
-				why, says := invalidClient, row.says
-				if kind == hydra && row.hydra != "" {
-					why, says = strings.Replace(why, "invalid_client", row.hydra, 1), ""
-				}
-				eventually(t, 10*time.Second, "the log says why", func() bool { return proxy.logged(why) && proxy.logged(says) })
+				why := cmp.Or(row.why[kind], invalidClient)
+				eventually(t, 10*time.Second, "the log says why", func() bool { return proxy.logged(why) && proxy.logged(row.says) })
 				if seen := api.seen(); len(seen) > 0 {
 					t.Errorf("the API got %q", seen)
 				}
