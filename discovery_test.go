@@ -352,6 +352,35 @@ func TestClientsWithACertificateUseTheirOwnEndpoint(t *testing.T) {
 	}
 }
 
+// TestAccountsHaveTheirIssuerAskedAtStart: a mistake there shows before the first
+// caller meets it, whose tokens are fetched later.
+func TestAccountsHaveTheirIssuerAskedAtStart(t *testing.T) {
+	for name, issuer := range map[string]string{"the issuer": "", "another one": "https://another.example"} {
+		t.Run(name, func(t *testing.T) {
+			auth := newAuthServer(t)
+			newAPIServer(t)
+			document := metadata("", nil)
+			if issuer != "" {
+				document = metadata("", map[string]any{"issuer": issuer})
+			}
+			auth.answers(publishing(map[string]string{rfc8414Place: document}, issuing(time.Hour)))
+			t.Setenv("ISSUER", auth.URL)
+			proxy := runCaddy(t, issuerSiteWith("account {http.request.header.X-A}"))
+
+			eventually(t, "the metadata is asked for", func() bool { return auth.count() > 0 })
+			if issuer != "" {
+				line := proxy.awaitLog("the authorization server's metadata cannot be used; requests are answered without going upstream")
+				if text := fmt.Sprint(line["error"]); !strings.Contains(text, issuer) {
+					t.Errorf("the log says %s", text)
+				}
+			}
+			if n := auth.tokenRequests(); n != 0 {
+				t.Errorf("%d token requests for nobody", n)
+			}
+		})
+	}
+}
+
 // TestPlainHTTPIsForWhoAllowsIt: what one client was told of the server is not used
 // by another that is stricter, such as the same one after a reload.
 func TestPlainHTTPIsForWhoAllowsIt(t *testing.T) {

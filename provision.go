@@ -163,6 +163,7 @@ func (c *liveClient) warm(ctx context.Context) {
 		}
 		return
 	}
+	defer func() { _ = recover() }() // of a transport that another plugin brings
 	s, err := c.resolve(&expander{repl: caddy.NewReplacer()})
 	if err != nil {
 		return // the first request finds out, and the log has a warning
