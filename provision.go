@@ -235,11 +235,11 @@ func (c *liveClient) loadProofKey() (*tokenendpoint.ProofKey, error) {
 	return key, nil
 }
 
-// settingsKey identifies all that a token depends on, or its cache. Two clients with the
-// same key share it; a changed secret gives another. Key and assertion files
-// are not part of it: they prove the same client, whatever is in them. But two
-// files are two things, even while they hold the same, and so are two clients
-// with something that cannot be read yet.
+// settingsKey identifies all that a token depends on, or the cache that keeps it.
+// Two clients with the same key share it; a changed secret gives another. Key and
+// assertion files are not part of it: they prove the same client, whatever is in
+// them. But two files are two things, even while they hold the same, and so are
+// two clients with something that cannot be read yet.
 func (c *liveClient) settingsKey(s *settings, refresh tokenendpoint.Secret, proofKey *tokenendpoint.ProofKey, unread bool) string {
 	thumbprint := ""
 	if proofKey != nil {
