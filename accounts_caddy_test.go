@@ -123,6 +123,7 @@ func TestRequestWithoutAnAccountIsRefused(t *testing.T) {
 		{"it is blank", account, http.Header{"X-A": {"  "}}, nobody},
 		{"half of it is missing", "account {http.request.header.X-A}/{http.request.header.X-B}", http.Header{"X-A": {"a"}}, nobody},
 		{"a form field's value is missing", account + "\ntoken_param tenant {http.request.header.X-B}", http.Header{"X-A": {"a"}}, nothing + "token_param"},
+		{"half of a form field's value is missing", account + "\ntoken_param tenant the-literal-half{http.request.header.X-B}", http.Header{"X-A": {"a"}}, nothing + "token_param"},
 		{"one scope of two is missing", "scope always {http.request.header.X-A}", nil, nothing + "scope"},
 	}
 	for _, test := range tests {
@@ -140,6 +141,9 @@ func TestRequestWithoutAnAccountIsRefused(t *testing.T) {
 			}
 			if line := proxy.awaitLog("request refused without a token request"); !strings.Contains(fmt.Sprint(line["error"]), "{http.request.header.X-") {
 				t.Errorf("the log does not say what is missing: %v", line)
+			}
+			if strings.Contains(proxy.log(), "the-literal-half") {
+				t.Error("what stands beside the placeholder is in the log")
 			}
 			if auth.count() != 0 || len(api.seen()) != 0 {
 				t.Errorf("%d token requests, and %d requests reached the API", auth.count(), len(api.seen()))

@@ -69,11 +69,13 @@ type callerError struct {
 	flaw string // completes a sentence; empty if there is nothing at all
 }
 
+// Error names the placeholders alone: what stands beside them may be a secret.
 func (e *callerError) Error() string {
+	from := strings.Join(placeholder.FindAllString(e.text, -1), ", ")
 	if e.flaw == "" {
-		return fmt.Sprintf("the request has nothing for %s (%s)", e.option, e.text)
+		return fmt.Sprintf("the request has nothing for %s (%s)", e.option, from)
 	}
-	return fmt.Sprintf("the request's value for %s (%s) %s", e.option, e.text, e.flaw)
+	return fmt.Sprintf("the request's value for %s (%s) %s", e.option, from, e.flaw)
 }
 
 // maxInputs bounds what one request may contribute, and so what an account can
