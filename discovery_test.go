@@ -252,19 +252,25 @@ func TestServerThatDoesNotSupportUsSaysWhatItDoes(t *testing.T) {
 			t.Setenv("ASSERTION", "a.b.c")
 			proxy := runCaddy(t, issuerSiteWith(test.lines))
 
-			if test.want == "" {
-				proxy.want(http.StatusOK)
-				return
-			}
-			proxy.want(http.StatusBadGateway)
-
-			if got := proxy.failure(); got != test.want {
-				t.Errorf("the log says\n%s, want\n%s", got, test.want)
-			}
-			if n := auth.tokenRequests(); n != 0 {
-				t.Errorf("%d token requests", n)
-			}
+			proxy.wantSupport(auth, test.want)
 		})
+	}
+}
+
+// wantSupport sends a request, which is answered unless the log is to say what the
+// server does not support; no token request is made then.
+func (c *runningCaddy) wantSupport(auth *authServer, says string) {
+	c.t.Helper()
+	if says == "" {
+		c.want(http.StatusOK)
+		return
+	}
+	c.want(http.StatusBadGateway)
+	if got := c.failure(); got != says {
+		c.t.Errorf("the log says\n%s, want\n%s", got, says)
+	}
+	if n := auth.tokenRequests(); n != 0 {
+		c.t.Errorf("%d token requests", n)
 	}
 }
 
@@ -296,18 +302,7 @@ func TestServerThatDoesNotTakeOurSignatureSaysWhichItTakes(t *testing.T) {
 			t.Setenv("KEY_FILE", secretFile(t, test.key))
 			proxy := runCaddy(t, strings.Replace(issuerSite, "client_secret partner-secret", "client_auth private_key_jwt {\nkey {$KEY_FILE}\n"+test.lines+"\n}", 1))
 
-			if test.want == "" {
-				proxy.want(http.StatusOK)
-				return
-			}
-			proxy.want(http.StatusBadGateway)
-
-			if got := proxy.failure(); got != test.want {
-				t.Errorf("the log says\n%s, want\n%s", got, test.want)
-			}
-			if n := auth.tokenRequests(); n != 0 {
-				t.Errorf("%d token requests", n)
-			}
+			proxy.wantSupport(auth, test.want)
 		})
 	}
 }

@@ -596,7 +596,8 @@ func TestEachCallerGetsTheOwnToken(t *testing.T) {
 	}
 }
 
-// TestCallersTokenMustNotComeFromWhatGoesUpstream.
+// TestCallersTokenMustNotComeFromWhatGoesUpstream: only header fields are kept from
+// there.
 func TestCallersTokenMustNotComeFromWhatGoesUpstream(t *testing.T) {
 	for _, placeholder := range []string{
 		"{http.request.cookie.token}", "{cookie.token}", "{query.token}", "{http.request.uri.query}",
