@@ -13,7 +13,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/upstream-oauth2/caddy-upstream-oauth2/tokenendpoint"
+	"github.com/upstream-oauth2/caddy-upstream-oauth2/authserver"
 )
 
 // accountServer issues tokens that say whom they are for, and refuses whom the
@@ -28,9 +28,9 @@ type accountServer struct {
 	requests atomic.Int64
 }
 
-var errRefused = &tokenendpoint.Error{Kind: tokenendpoint.Refused, Code: "invalid_grant"}
+var errRefused = &authserver.Error{Kind: authserver.Refused, Code: "invalid_grant"}
 
-func (s *accountServer) fetch(_ context.Context, job job) (*tokenendpoint.Token, error) {
+func (s *accountServer) fetch(_ context.Context, job job) (*authserver.Token, error) {
 	s.requests.Add(1)
 	account := "" // of a client without accounts
 	if len(job.inputs) > 0 {
@@ -47,7 +47,7 @@ func (s *accountServer) fetch(_ context.Context, job job) (*tokenendpoint.Token,
 			return nil, err
 		}
 	}
-	token := tokenendpoint.NewToken("for "+account+s.padding, "Bearer")
+	token := authserver.NewToken("for "+account+s.padding, "Bearer")
 	token.Lifetime, token.RequestedAt = s.lifetime, time.Now()
 	return token, nil
 }
@@ -226,7 +226,7 @@ type failingServer struct {
 	errs map[string]error
 }
 
-func (s *failingServer) fetch(ctx context.Context, job job) (*tokenendpoint.Token, error) {
+func (s *failingServer) fetch(ctx context.Context, job job) (*authserver.Token, error) {
 	if err := s.errs[job.inputs[0]]; err != nil {
 		s.requests.Add(1)
 		return nil, err
@@ -238,7 +238,7 @@ func (s *failingServer) fetch(ctx context.Context, job job) (*tokenendpoint.Toke
 // make an unavailable server available again.
 func TestWhatWasNotAskedSaysNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		down := &tokenendpoint.Error{Kind: tokenendpoint.Unavailable, RetryAfter: time.Minute}
+		down := &authserver.Error{Kind: authserver.Unavailable, RetryAfter: time.Minute}
 		unread := errors.New("the key cannot be read")
 		server := &failingServer{errs: map[string]error{"first": down, "probe": unread}}
 		cache := newTokenCache(twentyPercent, 100)
@@ -383,8 +383,8 @@ var _ fetcher = (*accountServer)(nil)
 // TestOutageCostsFewRequests, however many accounts want a token, or have one that
 // grows old.
 func TestOutageCostsFewRequests(t *testing.T) {
-	unreachable := &tokenendpoint.Error{Kind: tokenendpoint.Unavailable}
-	throttled := &tokenendpoint.Error{Kind: tokenendpoint.Unavailable, Status: 429, RetryAfter: 10 * time.Minute}
+	unreachable := &authserver.Error{Kind: authserver.Unavailable}
+	throttled := &authserver.Error{Kind: authserver.Unavailable, Status: 429, RetryAfter: 10 * time.Minute}
 	tests := []struct {
 		name  string
 		known bool // the accounts have had a token

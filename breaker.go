@@ -5,7 +5,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/upstream-oauth2/caddy-upstream-oauth2/tokenendpoint"
+	"github.com/upstream-oauth2/caddy-upstream-oauth2/authserver"
 )
 
 // How many accounts' tokens are fetched at a time: first ones, and newer ones for
@@ -34,8 +34,8 @@ type breaker struct {
 // lane is one kind of fetches, with as many places as may be made at a time.
 type lane struct {
 	places   chan struct{}
-	failure  *tokenendpoint.Error // not nil: the server is unavailable
-	failures int                  // in a row
+	failure  *authserver.Error // not nil: the server is unavailable
+	failures int               // in a row
 	until    time.Time
 }
 
@@ -75,7 +75,7 @@ func (b *breaker) refuses(s *slot, phase phase, now time.Time) error {
 
 // guard makes an account's fetch when there is a place for it and the server is
 // not to be left alone, and takes note of how it went.
-func (b *breaker) guard(newcomer bool, fetch func() (*tokenendpoint.Token, error)) (*tokenendpoint.Token, error) {
+func (b *breaker) guard(newcomer bool, fetch func() (*authserver.Token, error)) (*authserver.Token, error) {
 	l := b.laneOf(newcomer)
 	l.places <- struct{}{}
 	defer func() { <-l.places }()
@@ -89,7 +89,7 @@ func (b *breaker) guard(newcomer bool, fetch func() (*tokenendpoint.Token, error
 
 // hold returns the failure while the server is to be left alone, with what is left
 // of that time. When it is over, it lets one fetch a second pass.
-func (b *breaker) hold(l *lane) *tokenendpoint.Error {
+func (b *breaker) hold(l *lane) *authserver.Error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	now := time.Now()
@@ -109,14 +109,14 @@ func (b *breaker) hold(l *lane) *tokenendpoint.Error {
 func (b *breaker) note(l *lane, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	failed, ok := errors.AsType[*tokenendpoint.Error](err)
+	failed, ok := errors.AsType[*authserver.Error](err)
 	switch {
-	case err == nil, ok && (failed.Kind == tokenendpoint.Refused || failed.Kind == tokenendpoint.Unreadable):
+	case err == nil, ok && (failed.Kind == authserver.Refused || failed.Kind == authserver.Unreadable):
 		for _, answered := range []*lane{&b.newcomers, &b.renewals} {
 			answered.failure, answered.failures = nil, 0
 		}
 		return
-	case !ok || failed.Kind == tokenendpoint.Unprepared || failed.OfOneRequest():
+	case !ok || failed.Kind == authserver.Unprepared || failed.OfOneRequest():
 		return
 	}
 	now := time.Now()

@@ -17,7 +17,7 @@ import (
 	"go.uber.org/zap/zapcore"
 	"golang.org/x/net/http/httpguts"
 
-	"github.com/upstream-oauth2/caddy-upstream-oauth2/tokenendpoint"
+	"github.com/upstream-oauth2/caddy-upstream-oauth2/authserver"
 )
 
 // Client is an OAuth 2.0 client: an authorization server, the credentials to
@@ -286,7 +286,7 @@ func (c *Client) checkEndpoints() error {
 		option, url string
 		check       func(rawURL string, allowHTTP bool) error
 	}{
-		{"token_endpoint", c.TokenEndpoint, tokenendpoint.CheckEndpoint},
+		{"token_endpoint", c.TokenEndpoint, authserver.CheckEndpoint},
 		{"issuer", c.Issuer, checkIssuer},
 	} {
 		if o.url == "" || strings.Contains(o.url, "{") {
@@ -310,7 +310,7 @@ func checkIssuer(issuer string, allowHTTP bool) error {
 	case strings.Contains(u.Path, "/.well-known/"):
 		return errors.New("must be the issuer itself, such as https://auth.example.com, and not the address of its metadata")
 	}
-	return tokenendpoint.CheckEndpoint(issuer, allowHTTP)
+	return authserver.CheckEndpoint(issuer, allowHTTP)
 }
 
 func (c *Client) checkAccount() error {

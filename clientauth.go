@@ -8,7 +8,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
-	"github.com/upstream-oauth2/caddy-upstream-oauth2/tokenendpoint"
+	"github.com/upstream-oauth2/caddy-upstream-oauth2/authserver"
 )
 
 // ClientAuth is how the client proves itself at the token endpoint. One way is
@@ -166,7 +166,7 @@ func unknownMethod(name string) error {
 
 // prove returns what proves the client in one token request. audience is who
 // assertions are for by default.
-func (c *Client) prove(e *expander, s *settings, audience string) tokenendpoint.ClientAuth {
+func (c *Client) prove(e *expander, s *settings, audience string) authserver.ClientAuth {
 	a := c.clientAuth()
 	if a.Audience != "" {
 		audience = e.value("client_auth", a.Audience)
@@ -177,25 +177,25 @@ func (c *Client) prove(e *expander, s *settings, audience string) tokenendpoint.
 	}
 	switch method := c.authMethod(); method {
 	case clientSecretPost:
-		return tokenendpoint.ClientSecretPost{ID: s.clientID, Secret: s.secret}
+		return authserver.ClientSecretPost{ID: s.clientID, Secret: s.secret}
 	case clientSecretJWT:
-		return tokenendpoint.ClientSecretJWT{
+		return authserver.ClientSecretJWT{
 			ID: s.clientID, Secret: s.secret, Algorithm: a.Algorithm,
 			Audience: audience, Lifetime: lifetime, Type: assertionType(audience, s),
 		}
 	case privateKeyJWT:
-		return tokenendpoint.PrivateKeyJWT{
+		return authserver.PrivateKeyJWT{
 			ID: s.clientID, Key: e.signingKey("client_auth", a.Key, a.KeyID, a.Certificate, a.Algorithm),
 			Audience: audience, Lifetime: lifetime, Type: assertionType(audience, s),
 		}
 	case assertionFile:
-		return tokenendpoint.ClientAssertion{ID: s.clientID, Assertion: tokenendpoint.NewSecret(e.assertion(a.File))}
+		return authserver.ClientAssertion{ID: s.clientID, Assertion: authserver.NewSecret(e.assertion(a.File))}
 	case tlsClientAuth:
-		return tokenendpoint.TLSClientAuth{ID: s.clientID, Certificate: e.keyPair(a).certificate}
+		return authserver.TLSClientAuth{ID: s.clientID, Certificate: e.keyPair(a).certificate}
 	case noClientAuth:
-		return tokenendpoint.PublicClient{ID: s.clientID}
+		return authserver.PublicClient{ID: s.clientID}
 	default:
-		return tokenendpoint.ClientSecretBasic{ID: s.clientID, Secret: s.secret, Raw: method == clientSecretBasicRaw}
+		return authserver.ClientSecretBasic{ID: s.clientID, Secret: s.secret, Raw: method == clientSecretBasicRaw}
 	}
 }
 
@@ -220,9 +220,9 @@ func (e *expander) assertion(file string) string {
 }
 
 // signingKey reads a key and its certificate.
-func (e *expander) signingKey(option string, key Credential, id, certificate, algorithm string) *tokenendpoint.SigningKey {
-	return orLast(e, place{option, string(key), certificate}, func(e *expander) *tokenendpoint.SigningKey {
-		o := tokenendpoint.KeyOptions{Algorithm: algorithm, KeyID: e.value(option, id)}
+func (e *expander) signingKey(option string, key Credential, id, certificate, algorithm string) *authserver.SigningKey {
+	return orLast(e, place{option, string(key), certificate}, func(e *expander) *authserver.SigningKey {
+		o := authserver.KeyOptions{Algorithm: algorithm, KeyID: e.value(option, id)}
 		if certificate != "" {
 			o.Certificate = e.content(option, Credential(certificate))
 		}
@@ -230,7 +230,7 @@ func (e *expander) signingKey(option string, key Credential, id, certificate, al
 		if e.err != nil {
 			return nil
 		}
-		parsed, err := tokenendpoint.ParseSigningKey(content, o)
+		parsed, err := authserver.ParseSigningKey(content, o)
 		e.fail(option, err)
 		return parsed
 	})

@@ -18,7 +18,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/upstream-oauth2/caddy-upstream-oauth2/tokenendpoint"
+	"github.com/upstream-oauth2/caddy-upstream-oauth2/authserver"
 )
 
 // issuerSite is a complete configuration: an issuer, an id and a secret.
@@ -471,9 +471,9 @@ func TestFailedFirstFetchOfMetadataIsSharedForAWhile(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var s session
 		fetched, down := 0, errors.New("out of reach")
-		fetch := func(context.Context) (*tokenendpoint.Metadata, error) {
+		fetch := func(context.Context) (*authserver.Metadata, error) {
 			fetched++
-			return &tokenendpoint.Metadata{TokenEndpoint: "found"}, down
+			return &authserver.Metadata{TokenEndpoint: "found"}, down
 		}
 		for range 1000 {
 			if _, err := s.discover(t.Context(), fetch); !errors.Is(err, down) {
@@ -534,9 +534,9 @@ func TestOneMetadataRequestForAllAccounts(t *testing.T) {
 func TestFirstMetadataRequestIsTheOnlyOne(t *testing.T) {
 	var s session
 	fetched := 0
-	fetch := func(context.Context) (*tokenendpoint.Metadata, error) {
+	fetch := func(context.Context) (*authserver.Metadata, error) {
 		fetched++
-		return &tokenendpoint.Metadata{TokenEndpoint: "found"}, nil
+		return &authserver.Metadata{TokenEndpoint: "found"}, nil
 	}
 	for range 2 { // the second one has been held up between looking and asking
 		if found, err := s.first(t.Context(), fetch); err != nil || found.TokenEndpoint != "found" {
@@ -624,11 +624,11 @@ func TestPanicBehindTheRequestsIsContained(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var s session
 		fetched := 0
-		fetch := func(context.Context) (*tokenendpoint.Metadata, error) {
+		fetch := func(context.Context) (*authserver.Metadata, error) {
 			if fetched++; fetched > 1 {
 				panic("out of order")
 			}
-			return &tokenendpoint.Metadata{TokenEndpoint: "found"}, nil
+			return &authserver.Metadata{TokenEndpoint: "found"}, nil
 		}
 		for range 3 {
 			if found, err := s.discover(t.Context(), fetch); err != nil || found.TokenEndpoint != "found" {
@@ -651,13 +651,13 @@ func TestMetadataIsRenewedBehindTheRequests(t *testing.T) {
 			fetched int
 			down    bool
 		)
-		fetch := func(context.Context) (*tokenendpoint.Metadata, error) {
+		fetch := func(context.Context) (*authserver.Metadata, error) {
 			fetched++
 			if down {
 				return nil, errors.New("out of reach")
 			}
 			time.Sleep(time.Second) // in the fake clock: whoever waits for it shows
-			return &tokenendpoint.Metadata{TokenEndpoint: fmt.Sprint("version ", fetched)}, nil
+			return &authserver.Metadata{TokenEndpoint: fmt.Sprint("version ", fetched)}, nil
 		}
 		// ask checks what a token request at that time gets, and how long it waits.
 		start := time.Now()

@@ -7,7 +7,7 @@ import (
 	"net/url"
 	"strings"
 
-	"github.com/upstream-oauth2/caddy-upstream-oauth2/tokenendpoint"
+	"github.com/upstream-oauth2/caddy-upstream-oauth2/authserver"
 )
 
 // DPoP binds tokens to a key pair (RFC 9449): each request carries a proof,
@@ -52,8 +52,8 @@ const dpopField = "Dpop"
 
 // prover makes the proofs for upstream requests.
 type prover struct {
-	key    *tokenendpoint.ProofKey
-	nonces *tokenendpoint.Nonces
+	key    *authserver.ProofKey
+	nonces *authserver.Nonces
 	base   string // of the API, without a slash at its end
 	origin string
 }
@@ -66,7 +66,7 @@ func (c *liveClient) newProver() *prover {
 		key:    c.proofKey,
 		nonces: &c.cache.session.nonces,
 		base:   strings.TrimSuffix(c.upstreamBase, "/"),
-		origin: tokenendpoint.Origin(c.upstreamBase),
+		origin: authserver.Origin(c.upstreamBase),
 	}
 }
 
@@ -78,7 +78,7 @@ func (p *prover) prove(r *http.Request, token *heldToken) {
 // proveWith is prove with that nonce. Signing fails only if the system has no
 // randomness; then there is no proof, and the API refuses the request.
 func (p *prover) proveWith(r *http.Request, token *heldToken, nonce string) {
-	proof, err := p.key.Proof(tokenendpoint.Proof{
+	proof, err := p.key.Proof(authserver.Proof{
 		Method:      r.Method,
 		URL:         p.base + cmp.Or(r.URL.EscapedPath(), "/"), // as it goes upstream
 		Nonce:       nonce,

@@ -12,7 +12,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
-	"github.com/upstream-oauth2/caddy-upstream-oauth2/tokenendpoint"
+	"github.com/upstream-oauth2/caddy-upstream-oauth2/authserver"
 )
 
 // expander resolves the placeholders in a client's options and keeps the first
@@ -75,8 +75,8 @@ func (e *expander) values(option string, texts []string) []string {
 }
 
 // secret resolves an option that holds a credential.
-func (e *expander) secret(option string, text Credential) tokenendpoint.Secret {
-	return tokenendpoint.NewSecret(e.value(option, string(text)))
+func (e *expander) secret(option string, text Credential) authserver.Secret {
+	return authserver.NewSecret(e.value(option, string(text)))
 }
 
 // content resolves an option that names a file, or holds what would be in one,

@@ -11,7 +11,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
-	"github.com/upstream-oauth2/caddy-upstream-oauth2/tokenendpoint"
+	"github.com/upstream-oauth2/caddy-upstream-oauth2/authserver"
 )
 
 // Grant is what the client asks for a token with.
@@ -249,10 +249,10 @@ func (g Grant) checkTokenExchange() error {
 // addGrant adds the grant and its parameters to the form, but for an assertion
 // that is signed with the request. done is called with the token that comes of it,
 // or nil.
-func (c *liveClient) addGrant(ctx context.Context, e *expander, s *settings, audience string) (signed *tokenendpoint.GrantAssertion, done func(*tokenendpoint.Token)) {
+func (c *liveClient) addGrant(ctx context.Context, e *expander, s *settings, audience string) (signed *authserver.GrantAssertion, done func(*authserver.Token)) {
 	// A refresh token in the answer is of no use but to the refresh_token grant:
 	// the others can be repeated (RFC 6749 section 4.4.3, RFC 8693 section 2.2.1).
-	done = func(*tokenendpoint.Token) {}
+	done = func(*authserver.Token) {}
 	g := c.grant()
 	s.form.Set("grant_type", g.grantType())
 	switch g.Type {
@@ -284,18 +284,18 @@ func (c *liveClient) addGrant(ctx context.Context, e *expander, s *settings, aud
 
 // assertion returns what the assertion of the jwt_bearer grant is made of; nil if
 // it is ready-made, or something fails.
-func (c *Client) assertion(e *expander, s *settings, audience string) *tokenendpoint.GrantAssertion {
+func (c *Client) assertion(e *expander, s *settings, audience string) *authserver.GrantAssertion {
 	g := c.grant()
 	if g.Assertion != "" {
 		return nil
 	}
-	claims := tokenendpoint.AssertionClaims{
+	claims := authserver.AssertionClaims{
 		Issuer:   s.clientID,
 		Audience: audience,
 		Lifetime: defaultAssertionLifetime,
 		More:     make(map[string]any),
 	}
-	var key *tokenendpoint.SigningKey
+	var key *authserver.SigningKey
 	if g.ServiceAccount != "" {
 		account := e.serviceAccount(g.ServiceAccount)
 		if account == nil {
@@ -330,17 +330,17 @@ func (c *Client) assertion(e *expander, s *settings, audience string) *tokenendp
 	if e.err != nil {
 		return nil
 	}
-	return &tokenendpoint.GrantAssertion{Key: key, Claims: claims}
+	return &authserver.GrantAssertion{Key: key, Claims: claims}
 }
 
 // serviceAccount reads Google's key file; nil if that fails.
-func (e *expander) serviceAccount(file Credential) *tokenendpoint.ServiceAccount {
-	return orLast(e, place{option: "grant", source: string(file)}, func(e *expander) *tokenendpoint.ServiceAccount {
+func (e *expander) serviceAccount(file Credential) *authserver.ServiceAccount {
+	return orLast(e, place{option: "grant", source: string(file)}, func(e *expander) *authserver.ServiceAccount {
 		content := e.content("grant", file)
 		if e.err != nil {
 			return nil
 		}
-		account, err := tokenendpoint.ParseServiceAccount(content)
+		account, err := authserver.ParseServiceAccount(content)
 		if err != nil {
 			e.fail("grant", fmt.Errorf("service_account: %w", err))
 			return nil
@@ -372,8 +372,8 @@ const (
 // invalid_request in RFC 8693 section 2.2.2 and invalid_grant at many servers; an
 // unknown audience is invalid_target (RFC 8707 section 2) or invalid_request.
 func (c *liveClient) callersFault(err error) fault {
-	failed, ok := errors.AsType[*tokenendpoint.Error](err)
-	if !ok || failed.Kind != tokenendpoint.Refused {
+	failed, ok := errors.AsType[*authserver.Error](err)
+	if !ok || failed.Kind != authserver.Refused {
 		return notCallers
 	}
 	proven := slices.ContainsFunc(c.inputs, requestInput.isProof)

@@ -12,7 +12,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
 
-	"github.com/upstream-oauth2/caddy-upstream-oauth2/tokenendpoint"
+	"github.com/upstream-oauth2/caddy-upstream-oauth2/authserver"
 )
 
 // ServeHTTP takes the token, puts it on the request, calls the next handler
@@ -92,22 +92,22 @@ func (h *Handler) refusal(w http.ResponseWriter, err error) error {
 		h.live.accountLogger.Info("request refused without a token request", zap.Error(caller))
 		return caller.refusal(w)
 	}
-	failed, answered := errors.AsType[*tokenendpoint.Error](err)
+	failed, answered := errors.AsType[*authserver.Error](err)
 	if fault := h.live.callersFault(err); fault != notCallers {
 		return refusedCaller(w, fault, failed.Code)
 	}
 
 	status, text := http.StatusBadGateway, "no access token for the upstream: the request for one failed"
 	switch {
-	case answered && failed.Kind == tokenendpoint.Unavailable, errors.Is(err, errNoLife), errors.Is(err, context.Canceled):
+	case answered && failed.Kind == authserver.Unavailable, errors.Is(err, errNoLife), errors.Is(err, context.Canceled):
 		status, text = http.StatusServiceUnavailable, "no access token for the upstream: the authorization server is unavailable"
 		w.Header().Set("Retry-After", strconv.Itoa(retryAfterSeconds(err)))
 	case errors.Is(err, errFull):
 		status, text = http.StatusServiceUnavailable, "no access token for the upstream: too many callers wait for one"
 		w.Header().Set("Retry-After", strconv.Itoa(retryAfterSeconds(err)))
-	case answered && failed.Kind == tokenendpoint.Refused:
+	case answered && failed.Kind == authserver.Refused:
 		text = "no access token for the upstream: the authorization server refused to issue one"
-	case answered && failed.Kind == tokenendpoint.Unreadable:
+	case answered && failed.Kind == authserver.Unreadable:
 		text = "no access token for the upstream: the authorization server's answer cannot be used"
 	}
 	if answered && failed.Code != "" {

@@ -13,12 +13,12 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/upstream-oauth2/caddy-upstream-oauth2/tokenendpoint"
+	"github.com/upstream-oauth2/caddy-upstream-oauth2/authserver"
 )
 
 // testToken returns a token in its prime.
 func testToken(value, tokenType string) *heldToken {
-	return &heldToken{Token: tokenendpoint.NewToken(value, tokenType)}
+	return &heldToken{Token: authserver.NewToken(value, tokenType)}
 }
 
 // inserting returns what injects the way the config says; nil is the default.
@@ -206,11 +206,11 @@ func TestConnectionCannotStripTheField(t *testing.T) {
 
 func testProver(t *testing.T) *prover {
 	t.Helper()
-	key, err := tokenendpoint.NewProofKey()
+	key, err := authserver.NewProofKey()
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &prover{key: key, nonces: new(tokenendpoint.Nonces), base: "https://api.partner.example", origin: "https://api.partner.example"}
+	return &prover{key: key, nonces: new(authserver.Nonces), base: "https://api.partner.example", origin: "https://api.partner.example"}
 }
 
 // lateTrailer is a body at whose end net/http fills in the trailers.

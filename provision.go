@@ -17,7 +17,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
-	"github.com/upstream-oauth2/caddy-upstream-oauth2/tokenendpoint"
+	"github.com/upstream-oauth2/caddy-upstream-oauth2/authserver"
 )
 
 // liveClient is a Client at work in one config: it makes the token requests
@@ -27,8 +27,8 @@ type liveClient struct {
 	name         string
 	inputs       []requestInput
 	transport    http.RoundTripper
-	proofKey     *tokenendpoint.ProofKey // nil without dpop
-	upstreamBase string                  // likewise
+	proofKey     *authserver.ProofKey // nil without dpop
+	upstreamBase string               // likewise
 	last         *lastGood
 	logger       *zap.Logger
 
@@ -106,7 +106,7 @@ func newLiveClient(ctx caddy.Context, name string, config Client) (*liveClient, 
 // rehearse goes through what a token request needs beside the settings, so that
 // a mistake shows when the config is loaded. It returns the first refresh token,
 // if the grant has one.
-func (c *liveClient) rehearse(e *expander, s *settings) (firstRefreshToken tokenendpoint.Secret) {
+func (c *liveClient) rehearse(e *expander, s *settings) (firstRefreshToken authserver.Secret) {
 	audience := cmp.Or(s.issuer, s.endpoint)
 	auth := c.prove(e, s, audience)
 	if e.err == nil {
@@ -119,7 +119,7 @@ func (c *liveClient) rehearse(e *expander, s *settings) (firstRefreshToken token
 	case jwtBearer:
 		e.value("assertion", string(g.Assertion))
 		if signed := c.assertion(e, s, audience); signed != nil {
-			_, err := tokenendpoint.SignAssertion(signed.Key, signed.Claims)
+			_, err := authserver.SignAssertion(signed.Key, signed.Claims)
 			e.fail("grant", err)
 		}
 	case tokenExchange:
@@ -217,7 +217,7 @@ func loadTransport(ctx caddy.Context, config Client) (http.RoundTripper, error) 
 }
 
 // loadProofKey reads the configured DPoP key; nil if there is none.
-func (c *liveClient) loadProofKey() (*tokenendpoint.ProofKey, error) {
+func (c *liveClient) loadProofKey() (*authserver.ProofKey, error) {
 	if c.DPoP == nil || c.DPoP.Key == "" {
 		return nil, nil
 	}
@@ -226,7 +226,7 @@ func (c *liveClient) loadProofKey() (*tokenendpoint.ProofKey, error) {
 	if e.err != nil {
 		return nil, e.err
 	}
-	key, err := tokenendpoint.ParseProofKey(content)
+	key, err := authserver.ParseProofKey(content)
 	if err != nil {
 		return nil, &optionError{"dpop", err}
 	}
@@ -238,7 +238,7 @@ func (c *liveClient) loadProofKey() (*tokenendpoint.ProofKey, error) {
 // assertion files are not part of it: they prove the same client, whatever is in
 // them. But two files are two things, even while they hold the same, and so are
 // two clients with something that cannot be read yet.
-func (c *liveClient) settingsKey(s *settings, refresh tokenendpoint.Secret, proofKey *tokenendpoint.ProofKey, unread bool) string {
+func (c *liveClient) settingsKey(s *settings, refresh authserver.Secret, proofKey *authserver.ProofKey, unread bool) string {
 	thumbprint := ""
 	if proofKey != nil {
 		thumbprint = proofKey.Thumbprint()
@@ -267,5 +267,5 @@ func (c *liveClient) settingsKey(s *settings, refresh tokenendpoint.Secret, proo
 // trying things out are; their credentials need no protection.
 func isLoopbackURL(rawURL string) bool {
 	u, err := url.Parse(rawURL)
-	return err == nil && tokenendpoint.IsLoopback(u.Hostname())
+	return err == nil && authserver.IsLoopback(u.Hostname())
 }

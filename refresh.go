@@ -7,7 +7,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
-	"github.com/upstream-oauth2/caddy-upstream-oauth2/tokenendpoint"
+	"github.com/upstream-oauth2/caddy-upstream-oauth2/authserver"
 )
 
 // refreshChains hold the newest refresh token of each grant, by what the grant
@@ -20,7 +20,7 @@ var refreshChains = caddy.NewUsagePool()
 // uses it at a time, whichever config or client makes it.
 type refreshChain struct {
 	turn   chan struct{} // holds one value while the chain is free
-	newest tokenendpoint.Secret
+	newest authserver.Secret
 }
 
 // Destruct implements caddy.Destructor.
@@ -29,7 +29,7 @@ func (*refreshChain) Destruct() error { return nil }
 // joinChain makes the grant that begins with first the client's. The server goes
 // by its issuer, if that is known: the endpoint may come from metadata, which is
 // not there when the config is loaded, and may change.
-func (c *liveClient) joinChain(s *settings, first tokenendpoint.Secret) *refreshChain {
+func (c *liveClient) joinChain(s *settings, first authserver.Secret) *refreshChain {
 	sum := keyOf([]string{cmp.Or(s.issuer, s.endpoint), s.clientID, first.Reveal()})
 	key := hex.EncodeToString(sum[:])
 	c.chainMu.Lock()
@@ -67,19 +67,19 @@ func (c *liveClient) leaveChain() {
 
 // take waits for the chain's turn and returns the newest refresh token. The
 // caller puts it back.
-func (chain *refreshChain) take(ctx context.Context) (tokenendpoint.Secret, error) {
+func (chain *refreshChain) take(ctx context.Context) (authserver.Secret, error) {
 	select {
 	case <-chain.turn:
 		return chain.newest, nil
 	case <-ctx.Done():
-		return tokenendpoint.Secret{}, ctx.Err()
+		return authserver.Secret{}, ctx.Err()
 	}
 }
 
 // putBack ends the chain's turn. An answer without a new refresh token leaves
 // the old one in use (RFC 6749 section 6), and so does no answer: token is nil
 // then.
-func (chain *refreshChain) putBack(token *tokenendpoint.Token) {
+func (chain *refreshChain) putBack(token *authserver.Token) {
 	if token != nil && !token.RefreshToken.IsZero() {
 		chain.newest = token.RefreshToken
 	}

@@ -14,7 +14,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
-	"github.com/upstream-oauth2/caddy-upstream-oauth2/tokenendpoint"
+	"github.com/upstream-oauth2/caddy-upstream-oauth2/authserver"
 )
 
 // Replay says what happens when the API rejects the token. The token is
@@ -247,7 +247,7 @@ func (x *exchange) replay(next caddyhttp.Handler, start *beginning, err error) e
 	if token == nil || !x.rewind(start) {
 		return x.release()
 	}
-	nonce := tokenendpoint.NonceOf(x.rejection.header)
+	nonce := authserver.NonceOf(x.rejection.header)
 	x.again, x.answered, x.rejection = true, false, nil
 	x.handler.injector.put(x.request, token, &x.value)
 	if prover := x.handler.injector.prover; prover != nil && nonce != "" {

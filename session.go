@@ -8,7 +8,7 @@ import (
 
 	"golang.org/x/sync/singleflight"
 
-	"github.com/upstream-oauth2/caddy-upstream-oauth2/tokenendpoint"
+	"github.com/upstream-oauth2/caddy-upstream-oauth2/authserver"
 )
 
 const (
@@ -25,21 +25,21 @@ type session struct {
 	flights singleflight.Group // of first fetches
 
 	mu       sync.Mutex
-	metadata *tokenendpoint.Metadata
+	metadata *authserver.Metadata
 	err      error     // of the first fetch, for a while
 	asked    time.Time // when a fetch ended
 	nextTry  time.Time
-	ownKey   *tokenendpoint.ProofKey
+	ownKey   *authserver.ProofKey
 
-	nonces tokenendpoint.Nonces
+	nonces authserver.Nonces
 }
 
 // fetchMetadata makes one metadata request.
-type fetchMetadata func(context.Context) (*tokenendpoint.Metadata, error)
+type fetchMetadata func(context.Context) (*authserver.Metadata, error)
 
 // discover returns the server's metadata. It waits for them until they are known;
 // what is an hour old is renewed in the background, and kept if that fails.
-func (s *session) discover(ctx context.Context, fetch fetchMetadata) (*tokenendpoint.Metadata, error) {
+func (s *session) discover(ctx context.Context, fetch fetchMetadata) (*authserver.Metadata, error) {
 	known, err := s.known()
 	switch {
 	case known == nil && err == nil:
@@ -52,7 +52,7 @@ func (s *session) discover(ctx context.Context, fetch fetchMetadata) (*tokenendp
 
 // known returns what there is to say without asking the server: nothing, at
 // first, and when it is time to ask again after a first fetch that failed.
-func (s *session) known() (*tokenendpoint.Metadata, error) {
+func (s *session) known() (*authserver.Metadata, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.metadata == nil && !time.Now().Before(s.nextTry) {
@@ -62,7 +62,7 @@ func (s *session) known() (*tokenendpoint.Metadata, error) {
 }
 
 // first fetches the metadata, once for all who want it.
-func (s *session) first(ctx context.Context, fetch fetchMetadata) (*tokenendpoint.Metadata, error) {
+func (s *session) first(ctx context.Context, fetch fetchMetadata) (*authserver.Metadata, error) {
 	got, err, _ := s.flights.Do("", func() (any, error) {
 		if known, err := s.known(); known != nil || err != nil {
 			return known, err // it has come since the caller looked
@@ -72,7 +72,7 @@ func (s *session) first(ctx context.Context, fetch fetchMetadata) (*tokenendpoin
 	if err != nil {
 		return nil, err
 	}
-	return got.(*tokenendpoint.Metadata), nil
+	return got.(*authserver.Metadata), nil
 }
 
 // takeRenewal reports whether the metadata is to be renewed, by one caller at a
@@ -99,7 +99,7 @@ func (s *session) renew(ctx context.Context, fetch fetchMetadata) {
 }
 
 // learn fetches the metadata and takes note of how that went.
-func (s *session) learn(ctx context.Context, fetch fetchMetadata) (*tokenendpoint.Metadata, error) {
+func (s *session) learn(ctx context.Context, fetch fetchMetadata) (*authserver.Metadata, error) {
 	metadata, err := fetch(ctx)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -117,7 +117,7 @@ func (s *session) learn(ctx context.Context, fetch fetchMetadata) (*tokenendpoin
 // may be the reason of: a server that has moved, say, or that supports us by
 // now. That happens a minute after the last fetch at the earliest, and not if
 // newer metadata has come meanwhile.
-func (s *session) doubt(used *tokenendpoint.Metadata) {
+func (s *session) doubt(used *authserver.Metadata) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if soon := s.asked.Add(metadataPause); s.metadata == used && soon.Before(s.nextTry) {
@@ -126,11 +126,11 @@ func (s *session) doubt(used *tokenendpoint.Metadata) {
 }
 
 // proofKey returns the key pair made in this process, making it at first.
-func (s *session) proofKey() (*tokenendpoint.ProofKey, error) {
+func (s *session) proofKey() (*authserver.ProofKey, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.ownKey == nil {
-		key, err := tokenendpoint.NewProofKey()
+		key, err := authserver.NewProofKey()
 		if err != nil {
 			return nil, fmt.Errorf("making a key for dpop: %w", err)
 		}

@@ -8,7 +8,7 @@ import (
 
 	"golang.org/x/net/http/httpguts"
 
-	"github.com/upstream-oauth2/caddy-upstream-oauth2/tokenendpoint"
+	"github.com/upstream-oauth2/caddy-upstream-oauth2/authserver"
 )
 
 // settings are a client's settings with every placeholder resolved, as one
@@ -17,7 +17,7 @@ type settings struct {
 	issuer   string
 	endpoint string // empty if metadata tells it
 	clientID string
-	secret   tokenendpoint.Secret
+	secret   authserver.Secret
 	form     url.Values
 	header   http.Header
 }
@@ -55,7 +55,7 @@ func (c *Client) resolve(e *expander) (*settings, error) {
 		return s, e.err
 	}
 	if s.endpoint != "" {
-		e.fail("token_endpoint", tokenendpoint.CheckEndpoint(s.endpoint, c.AllowHTTP))
+		e.fail("token_endpoint", authserver.CheckEndpoint(s.endpoint, c.AllowHTTP))
 	}
 	if s.issuer != "" {
 		e.fail("issuer", checkIssuer(s.issuer, c.AllowHTTP))

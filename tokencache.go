@@ -11,7 +11,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
-	"github.com/upstream-oauth2/caddy-upstream-oauth2/tokenendpoint"
+	"github.com/upstream-oauth2/caddy-upstream-oauth2/authserver"
 )
 
 // caches holds the state that outlives a config reload: one tokenCache for
@@ -44,7 +44,7 @@ const (
 // fetcher makes one token request. It belongs to a config; the cache borrows it.
 type fetcher interface {
 	// fetch makes one token request.
-	fetch(ctx context.Context, job job) (*tokenendpoint.Token, error)
+	fetch(ctx context.Context, job job) (*authserver.Token, error)
 
 	// report is told how each fetch went.
 	report(outcome)
@@ -52,8 +52,8 @@ type fetcher interface {
 
 // job is what a fetch has to know beside the client's settings.
 type job struct {
-	inputs []string             // what the account's requests contribute; nil without accounts
-	held   *tokenendpoint.Token // the token in hand, nil if there is none
+	inputs []string          // what the account's requests contribute; nil without accounts
+	held   *authserver.Token // the token in hand, nil if there is none
 }
 
 // outcome is what there is to say about one finished fetch.
@@ -152,7 +152,7 @@ func (c *tokenCache) fetcher() fetcher {
 // heldToken is a token together with the times at which its phases begin.
 // It does not change, but for the mark that it was used.
 type heldToken struct {
-	*tokenendpoint.Token
+	*authserver.Token
 
 	renewAt  time.Time // fresh before, renewing from here on
 	marginAt time.Time // in the margin from here on
@@ -171,7 +171,7 @@ func (t *heldToken) markUsed() {
 
 // hold works out the phases of a token's life. Its last second is not counted:
 // servers round the time of issue, and so the expiry, down to a second.
-func (l lifeSettings) hold(token *tokenendpoint.Token) *heldToken {
+func (l lifeSettings) hold(token *authserver.Token) *heldToken {
 	life := token.Lifetime
 	if life == 0 {
 		life = l.defaultLifetime
@@ -484,20 +484,20 @@ func (s *slot) fly(f *flight, job job) {
 var errPanic = errors.New("the token request panicked: check 'transport'")
 
 // fetch makes the fetch when it is this slot's turn.
-func (s *slot) fetch(source fetcher, job job) (token *tokenendpoint.Token, err error) {
+func (s *slot) fetch(source fetcher, job job) (token *authserver.Token, err error) {
 	defer func() {
 		if recover() != nil {
 			token, err = nil, errPanic
 		}
 	}()
 	if s.account != nil {
-		return s.cache.breaker.guard(job.held == nil, func() (*tokenendpoint.Token, error) { return source.fetch(s.cache.ctx, job) })
+		return s.cache.breaker.guard(job.held == nil, func() (*authserver.Token, error) { return source.fetch(s.cache.ctx, job) })
 	}
 	return source.fetch(s.cache.ctx, job)
 }
 
 // land ends a flight with what it brought.
-func (s *slot) land(f *flight, token *tokenendpoint.Token, err error) outcome {
+func (s *slot) land(f *flight, token *authserver.Token, err error) outcome {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.flight = nil
@@ -512,7 +512,7 @@ func (s *slot) land(f *flight, token *tokenendpoint.Token, err error) outcome {
 }
 
 // keep takes a fetched token into use. s.mu is held.
-func (s *slot) keep(token *tokenendpoint.Token) outcome {
+func (s *slot) keep(token *authserver.Token) outcome {
 	now := time.Now()
 	held := s.cache.life.hold(token)
 	if held.phase(now) == absent {
@@ -534,7 +534,7 @@ func (s *slot) keep(token *tokenendpoint.Token) outcome {
 func (s *slot) fail(err error) outcome {
 	now := time.Now()
 	delay := backoff(s.failures)
-	if e, ok := errors.AsType[*tokenendpoint.Error](err); ok {
+	if e, ok := errors.AsType[*authserver.Error](err); ok {
 		delay = max(delay, e.RetryAfter+rand.N(e.RetryAfter/10+1))
 	}
 	s.failures++

@@ -12,7 +12,7 @@ import (
 	"time"
 	"unsafe"
 
-	"github.com/upstream-oauth2/caddy-upstream-oauth2/tokenendpoint"
+	"github.com/upstream-oauth2/caddy-upstream-oauth2/authserver"
 )
 
 // These tests run in synctest bubbles: the clock stands still while anything
@@ -52,7 +52,7 @@ func (o *outage) script(up, down answer) func(int) answer {
 }
 
 // errDown is what an unreachable server gives.
-var errDown error = &tokenendpoint.Error{Kind: tokenendpoint.Unavailable}
+var errDown error = &authserver.Error{Kind: authserver.Unavailable}
 
 // scriptedConfig is a config that uses a cache, and the authorization server
 // behind it. Its n-th token is called "token-n", n counting requests from 1.
@@ -79,7 +79,7 @@ type report struct {
 	at time.Time
 }
 
-func (c *scriptedConfig) fetch(ctx context.Context, _ job) (*tokenendpoint.Token, error) {
+func (c *scriptedConfig) fetch(ctx context.Context, _ job) (*authserver.Token, error) {
 	now := time.Now()
 	c.mu.Lock()
 	c.requests = append(c.requests, now)
@@ -104,7 +104,7 @@ func (c *scriptedConfig) fetch(ctx context.Context, _ job) (*tokenendpoint.Token
 		return nil, a.err
 	}
 	c.newest = c.issue(fmt.Sprintf("%stoken-%d", c.name, n), now, a.lifetime)
-	token := tokenendpoint.NewToken(c.newest.name, "Bearer")
+	token := authserver.NewToken(c.newest.name, "Bearer")
 	token.Lifetime, token.RequestedAt = stated(a.lifetime), now
 	return token, nil
 }
@@ -618,7 +618,7 @@ func TestTokenExpiresByEitherClock(t *testing.T) {
 			}
 
 			const life = time.Hour
-			held := twentyPercent.hold(&tokenendpoint.Token{
+			held := twentyPercent.hold(&authserver.Token{
 				Lifetime:    stated(life),
 				RequestedAt: withWallClock(t, now.Add(test.monotonic-life), test.wall-test.monotonic),
 			})
@@ -646,7 +646,7 @@ func withWallClock(t *testing.T, at time.Time, by time.Duration) time.Time {
 func TestPhasesOfALife(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		now := time.Now()
-		held := twentyPercent.hold(&tokenendpoint.Token{Lifetime: stated(100 * time.Second), RequestedAt: now})
+		held := twentyPercent.hold(&authserver.Token{Lifetime: stated(100 * time.Second), RequestedAt: now})
 		tests := []struct {
 			at   time.Duration
 			want phase
@@ -694,7 +694,7 @@ func randomLife(t *testing.T, seed uint64, check func(got taken, before issuedTo
 				lifetime: oneOf(weather, 0, time.Second, 5*time.Second, upTo(weather, time.Minute), upTo(weather, 20*time.Minute)),
 			}
 			if bad && weather.IntN(4) > 0 {
-				a.err = &tokenendpoint.Error{Kind: tokenendpoint.Unavailable, RetryAfter: oneOf(weather, 0, 0, upTo(weather, 20*time.Second))}
+				a.err = &authserver.Error{Kind: authserver.Unavailable, RetryAfter: oneOf(weather, 0, 0, upTo(weather, 20*time.Second))}
 			}
 			return a
 		})
@@ -1017,7 +1017,7 @@ func TestRetryAfterIsObeyed(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				throttled := &tokenendpoint.Error{Kind: tokenendpoint.Unavailable, RetryAfter: test.retryAfter}
+				throttled := &authserver.Error{Kind: authserver.Unavailable, RetryAfter: test.retryAfter}
 				first, last := never, time.Duration(0)
 				for range 100 {
 					r := newRig(t, twentyPercent, inTurn(answer{err: fmt.Errorf("wrapped: %w", throttled)}, answer{lifetime: time.Hour}))

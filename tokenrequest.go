@@ -12,7 +12,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"go.uber.org/zap"
 
-	"github.com/upstream-oauth2/caddy-upstream-oauth2/tokenendpoint"
+	"github.com/upstream-oauth2/caddy-upstream-oauth2/authserver"
 )
 
 // userAgent names the module and its version to the authorization server.
@@ -30,7 +30,7 @@ var userAgent = func() string {
 }()
 
 // fetch implements fetcher.
-func (c *liveClient) fetch(ctx context.Context, job job) (*tokenendpoint.Token, error) {
+func (c *liveClient) fetch(ctx context.Context, job job) (*authserver.Token, error) {
 	// reverse_proxy's transport wants a replacer where a server_name has a
 	// placeholder.
 	repl := caddy.NewReplacer()
@@ -54,13 +54,13 @@ func (c *liveClient) fetch(ctx context.Context, job job) (*tokenendpoint.Token, 
 	auth := c.prove(e, s, audience)
 	c.checkAssertion(e, metadata, auth)
 	signed, done := c.addGrant(ctx, e, s, audience)
-	var token *tokenendpoint.Token
+	var token *authserver.Token
 	defer func() { done(token) }() // whatever happens, a panic in the transport included
 	if e.err != nil {
 		return nil, e.err
 	}
 
-	request := tokenendpoint.Request{
+	request := authserver.Request{
 		Endpoint:  s.endpoint,
 		Form:      s.form,
 		Auth:      auth,
@@ -88,7 +88,7 @@ func (c *liveClient) fetch(ctx context.Context, job job) (*tokenendpoint.Token, 
 // explained gives a refusal another hint where the one it has would lead astray:
 // when it is the caller's fault, and when we sent no proof.
 func (c *liveClient) explained(err error) error {
-	failed, ok := errors.AsType[*tokenendpoint.Error](err)
+	failed, ok := errors.AsType[*authserver.Error](err)
 	if !ok {
 		return err
 	}
@@ -105,26 +105,26 @@ func (c *liveClient) explained(err error) error {
 // mayHaveMoved reports whether a token request failed as it does where no token
 // endpoint is any more.
 func mayHaveMoved(err error) bool {
-	failed, ok := errors.AsType[*tokenendpoint.Error](err)
-	return ok && (failed.Kind == tokenendpoint.Unavailable || failed.Kind == tokenendpoint.Unreadable)
+	failed, ok := errors.AsType[*authserver.Error](err)
+	return ok && (failed.Kind == authserver.Unavailable || failed.Kind == authserver.Unreadable)
 }
 
 // held returns the token in hand, which no error text may show.
-func held(job job) []tokenendpoint.Secret {
+func held(job job) []authserver.Secret {
 	if job.held == nil {
 		return nil
 	}
-	return []tokenendpoint.Secret{job.held.AccessToken, job.held.RefreshToken}
+	return []authserver.Secret{job.held.AccessToken, job.held.RefreshToken}
 }
 
 // discover fills in the token endpoint from the issuer's metadata, which it
 // returns; nil if the endpoint is known without.
-func (c *liveClient) discover(ctx context.Context, s *settings) (*tokenendpoint.Metadata, error) {
+func (c *liveClient) discover(ctx context.Context, s *settings) (*authserver.Metadata, error) {
 	if s.endpoint != "" {
 		return nil, nil
 	}
-	metadata, err := c.cache.session.discover(ctx, func(ctx context.Context) (*tokenendpoint.Metadata, error) {
-		return tokenendpoint.MetadataRequest{
+	metadata, err := c.cache.session.discover(ctx, func(ctx context.Context) (*authserver.Metadata, error) {
+		return authserver.MetadataRequest{
 			Issuer:    s.issuer,
 			UserAgent: userAgent,
 			AllowHTTP: c.AllowHTTP,
@@ -143,7 +143,7 @@ func (c *liveClient) discover(ctx context.Context, s *settings) (*tokenendpoint.
 }
 
 // checkSupport refuses a server that does not support what the config asks of it.
-func (c *liveClient) checkSupport(metadata *tokenendpoint.Metadata) error {
+func (c *liveClient) checkSupport(metadata *authserver.Metadata) error {
 	method := string(c.authMethod())
 	switch {
 	case c.ClientID == "":
@@ -159,7 +159,7 @@ func (c *liveClient) checkSupport(metadata *tokenendpoint.Metadata) error {
 
 // checkAssertion refuses a server that does not take the algorithm by which auth
 // signs. A key decides on that itself, so it must have been read.
-func (c *liveClient) checkAssertion(e *expander, metadata *tokenendpoint.Metadata, auth tokenendpoint.ClientAuth) {
+func (c *liveClient) checkAssertion(e *expander, metadata *authserver.Metadata, auth authserver.ClientAuth) {
 	if metadata == nil || e.err != nil {
 		return
 	}
@@ -180,7 +180,7 @@ func (c *liveClient) presentCertificate(e *expander) error {
 }
 
 // checkTokenType refuses tokens that we would not know how to send.
-func (c *liveClient) checkTokenType(token *tokenendpoint.Token) error {
+func (c *liveClient) checkTokenType(token *authserver.Token) error {
 	switch {
 	case c.anyTokenType():
 		return nil
@@ -246,7 +246,7 @@ func (c *liveClient) report(o outcome) {
 
 // oauthError returns the OAuth error code of a failed token request, if any.
 func oauthError(err error) string {
-	if e, ok := errors.AsType[*tokenendpoint.Error](err); ok {
+	if e, ok := errors.AsType[*authserver.Error](err); ok {
 		return e.Code
 	}
 	return ""

@@ -1,4 +1,4 @@
-package tokenendpoint_test
+package authserver_test
 
 import (
 	"encoding/json"
@@ -6,7 +6,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/upstream-oauth2/caddy-upstream-oauth2/tokenendpoint"
+	"github.com/upstream-oauth2/caddy-upstream-oauth2/authserver"
 )
 
 // keyFile is a key file as Google writes it, with the members that are given.
@@ -47,14 +47,14 @@ func TestServiceAccount(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			account, err := tokenendpoint.ParseServiceAccount([]byte("\xef\xbb\xbf" + keyFile(t, test.changed) + "\n"))
+			account, err := authserver.ParseServiceAccount([]byte("\xef\xbb\xbf" + keyFile(t, test.changed) + "\n"))
 			if err != nil {
 				t.Fatal(err)
 			}
 			got := []string{account.ClientEmail, account.PrivateKeyID, account.TokenURI}
 			checkSame(t, "the account", got, []string{"robot@example.iam.gserviceaccount.com", test.keyID, test.tokenURI})
 
-			assertion, err := tokenendpoint.SignAssertion(account.Key, tokenendpoint.AssertionClaims{Issuer: account.ClientEmail, Audience: account.TokenURI})
+			assertion, err := authserver.SignAssertion(account.Key, authserver.AssertionClaims{Issuer: account.ClientEmail, Audience: account.TokenURI})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -95,7 +95,7 @@ func TestServiceAccountRefused(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			account, err := tokenendpoint.ParseServiceAccount([]byte(test.data))
+			account, err := authserver.ParseServiceAccount([]byte(test.data))
 			if err == nil || account != nil {
 				t.Fatalf("got %v and error %v, want an error alone", account, err)
 			}

@@ -1,10 +1,10 @@
-package tokenendpoint_test
+package authserver_test
 
 import (
 	"strings"
 	"testing"
 
-	"github.com/upstream-oauth2/caddy-upstream-oauth2/tokenendpoint"
+	"github.com/upstream-oauth2/caddy-upstream-oauth2/authserver"
 )
 
 func TestCheckEndpoint(t *testing.T) {
@@ -84,8 +84,8 @@ func TestCheckEndpoint(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			check(t, tokenendpoint.CheckEndpoint(test.url, false), test.want)
-			check(t, tokenendpoint.CheckEndpoint(test.url, true), test.allowHTTP)
+			check(t, authserver.CheckEndpoint(test.url, false), test.want)
+			check(t, authserver.CheckEndpoint(test.url, true), test.allowHTTP)
 		})
 	}
 }

@@ -1,4 +1,4 @@
-package tokenendpoint
+package authserver
 
 import (
 	"encoding/base64"

@@ -1,4 +1,4 @@
-package tokenendpoint_test
+package authserver_test
 
 import (
 	"crypto/ecdsa"
@@ -22,11 +22,11 @@ import (
 	"testing/iotest"
 	"time"
 
-	"github.com/upstream-oauth2/caddy-upstream-oauth2/tokenendpoint"
+	"github.com/upstream-oauth2/caddy-upstream-oauth2/authserver"
 )
 
 // sent makes a token request with auth and returns it as it went out.
-func sent(t *testing.T, auth tokenendpoint.ClientAuth) (http.Header, url.Values) {
+func sent(t *testing.T, auth authserver.ClientAuth) (http.Header, url.Values) {
 	t.Helper()
 	var header http.Header
 	var form url.Values
@@ -67,7 +67,7 @@ func TestClientSecretBasic(t *testing.T) {
 		{"the example of appendix B", " %&+£€", "s", "+%25%26%2B%C2%A3%E2%82%AC:s", " %&+£€:s"},
 		{"no secret", "app7", "", "app7:", "app7:"},
 	}
-	check := func(t *testing.T, auth tokenendpoint.ClientAuth, want string) {
+	check := func(t *testing.T, auth authserver.ClientAuth, want string) {
 		t.Helper()
 		header, form := sent(t, auth)
 		encoded, ok := strings.CutPrefix(header.Get("Authorization"), "Basic ")
@@ -85,7 +85,7 @@ func TestClientSecretBasic(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			auth := tokenendpoint.ClientSecretBasic{ID: test.id, Secret: tokenendpoint.NewSecret(test.secret)}
+			auth := authserver.ClientSecretBasic{ID: test.id, Secret: authserver.NewSecret(test.secret)}
 			check(t, auth, test.want)
 			auth.Raw = true
 			check(t, auth, test.wantRaw)
@@ -101,7 +101,7 @@ func TestClientSecretBasicIsReadBack(t *testing.T) {
 		every.WriteRune(c)
 	}
 	for _, value := range []string{clientSecret, every.String(), "%41", "a+b c:d", "\xff\xfe"} {
-		header, _ := sent(t, tokenendpoint.ClientSecretBasic{ID: value, Secret: tokenendpoint.NewSecret(value)})
+		header, _ := sent(t, authserver.ClientSecretBasic{ID: value, Secret: authserver.NewSecret(value)})
 		id, secret, ok := (&http.Request{Header: header}).BasicAuth()
 		if !ok {
 			t.Fatalf("no Basic credentials in %q", header["Authorization"])
@@ -118,7 +118,7 @@ func TestClientSecretBasicIsReadBack(t *testing.T) {
 func TestClientSecretPost(t *testing.T) {
 	for _, secret := range []string{"s3cret", "100%25", "a+b c:d&e=f", "schlüssel", clientSecret} {
 		t.Run(secret, func(t *testing.T) {
-			header, form := sent(t, tokenendpoint.ClientSecretPost{ID: "id+" + secret, Secret: tokenendpoint.NewSecret(secret)})
+			header, form := sent(t, authserver.ClientSecretPost{ID: "id+" + secret, Secret: authserver.NewSecret(secret)})
 			if got := form["client_id"]; len(got) != 1 || got[0] != "id+"+secret {
 				t.Errorf("client_id %q, want %q", got, "id+"+secret)
 			}
@@ -134,7 +134,7 @@ func TestClientSecretPost(t *testing.T) {
 
 // A public client names itself and proves nothing.
 func TestPublicClient(t *testing.T) {
-	header, form := sent(t, tokenendpoint.PublicClient{ID: "app 7"})
+	header, form := sent(t, authserver.PublicClient{ID: "app 7"})
 	if got := form["client_id"]; len(got) != 1 || got[0] != "app 7" {
 		t.Errorf("client_id %q, want app 7", got)
 	}
@@ -145,10 +145,10 @@ func TestPublicClient(t *testing.T) {
 
 // A client without an id sends none, not an empty one (RFC 6749 section 3.2).
 func TestClientWithoutID(t *testing.T) {
-	for _, auth := range []tokenendpoint.ClientAuth{
-		tokenendpoint.PublicClient{},
-		tokenendpoint.TLSClientAuth{},
-		tokenendpoint.ClientAssertion{Assertion: tokenendpoint.NewSecret("a.b.c")},
+	for _, auth := range []authserver.ClientAuth{
+		authserver.PublicClient{},
+		authserver.TLSClientAuth{},
+		authserver.ClientAssertion{Assertion: authserver.NewSecret("a.b.c")},
 	} {
 		t.Run(fmt.Sprintf("%T", auth), func(t *testing.T) {
 			if _, form := sent(t, auth); form.Has("client_id") {
@@ -161,48 +161,48 @@ func TestClientWithoutID(t *testing.T) {
 // What the operator reads when the server does not accept the client says what
 // was sent, and what to look at.
 func TestAdvice(t *testing.T) {
-	secret := tokenendpoint.NewSecret(strings.Repeat(clientSecret, 3))
+	secret := authserver.NewSecret(strings.Repeat(clientSecret, 3))
 	key, certificate := newCertifiedKey(t, "kid-7", time.Date(2020, 2, 3, 4, 5, 6, 0, time.UTC))
 	claims := base64.RawURLEncoding.EncodeToString([]byte(`{"iss":"https://kubernetes.example","aud":["sts.example"],"exp":1580702706}`))
 	for _, test := range []struct {
 		name string
-		auth tokenendpoint.ClientAuth
+		auth authserver.ClientAuth
 		want string
 	}{
 		{
-			"client_secret_basic", tokenendpoint.ClientSecretBasic{ID: "app", Secret: secret},
+			"client_secret_basic", authserver.ClientSecretBasic{ID: "app", Secret: secret},
 			"check 'client_id' and 'client_secret', and whether the server wants them as client_secret_basic: 'client_auth client_secret_post' is another way",
 		},
 		{
-			"client_secret_basic_raw", tokenendpoint.ClientSecretBasic{ID: "app", Secret: secret, Raw: true},
+			"client_secret_basic_raw", authserver.ClientSecretBasic{ID: "app", Secret: secret, Raw: true},
 			"check 'client_id' and 'client_secret', and whether the server wants them as client_secret_basic_raw: 'client_auth client_secret_basic' is another way",
 		},
 		{
-			"client_secret_post", tokenendpoint.ClientSecretPost{ID: "app", Secret: secret},
+			"client_secret_post", authserver.ClientSecretPost{ID: "app", Secret: secret},
 			"check 'client_id' and 'client_secret', and whether the server wants them as client_secret_post: 'client_auth client_secret_basic' is another way",
 		},
 		{
-			"client_secret_jwt", tokenendpoint.ClientSecretJWT{ID: "app", Secret: secret, Audience: "https://auth.example/token?key=" + clientSecret},
+			"client_secret_jwt", authserver.ClientSecretJWT{ID: "app", Secret: secret, Audience: "https://auth.example/token?key=" + clientSecret},
 			`the assertion was signed with 'client_secret' and HS256, for the audience "https://auth.example/token": check the secret, and which 'algorithm' and 'audience' the server wants`,
 		},
 		{
-			"private_key_jwt", tokenendpoint.PrivateKeyJWT{ID: "app", Key: key, Audience: "https://auth.example"},
+			"private_key_jwt", authserver.PrivateKeyJWT{ID: "app", Key: key, Audience: "https://auth.example"},
 			`the assertion was signed with ES256 and the key "kid-7", for the audience "https://auth.example": check that the server knows this key for this 'client_id', and which 'audience' it wants`,
 		},
 		{
-			"tls_client_auth", tokenendpoint.TLSClientAuth{ID: "app", Certificate: certificate},
+			"tls_client_auth", authserver.TLSClientAuth{ID: "app", Certificate: certificate},
 			`the client certificate of "CN=partner", issued by "CN=partner", expired on 2020-02-03T04:05:06Z: check that the server takes it for this 'client_id'`,
 		},
 		{
-			"assertion_file", tokenendpoint.ClientAssertion{ID: "app", Assertion: tokenendpoint.NewSecret("e30." + claims + ".c2ln")},
+			"assertion_file", authserver.ClientAssertion{ID: "app", Assertion: authserver.NewSecret("e30." + claims + ".c2ln")},
 			`the assertion in the file is of "https://kubernetes.example", for the audience "sts.example", and expired on 2020-02-03T04:05:06Z: check that the server trusts it for this client, and that it is renewed in time`,
 		},
 		{
-			"assertion_file without claims", tokenendpoint.ClientAssertion{ID: "app", Assertion: tokenendpoint.NewSecret("a.b.c")},
+			"assertion_file without claims", authserver.ClientAssertion{ID: "app", Assertion: authserver.NewSecret("a.b.c")},
 			"the assertion in the file is of no form that can be read here: check that the server trusts it for this client, and that it is renewed in time",
 		},
 		{
-			"none", tokenendpoint.PublicClient{ID: "app"},
+			"none", authserver.PublicClient{ID: "app"},
 			"check 'client_id', and whether the server takes this client without a proof: 'client_auth' says how else it can prove itself",
 		},
 	} {
@@ -239,7 +239,7 @@ func TestAdviceOnSecretsThatAreNotEncoded(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			r := request(endpoint)
-			r.Auth = tokenendpoint.ClientSecretBasic{ID: test.id, Secret: tokenendpoint.NewSecret(test.secret), Raw: test.raw}
+			r.Auth = authserver.ClientSecretBasic{ID: test.id, Secret: authserver.NewSecret(test.secret), Raw: test.raw}
 			token, err := do(t, r, answering(http.StatusBadRequest, http.Header{}, `{"error":"invalid_request"}`))
 			if got, want := mustFail(t, token, err).Error(), "the authorization server refused the token request (invalid_request); "+test.want; got != want {
 				t.Errorf("the error is\n%s, want\n%s", got, want)
@@ -252,7 +252,7 @@ func TestAdviceOnSecretsThatAreNotEncoded(t *testing.T) {
 // is in front of it answers with a web page, or not at all.
 func TestAdviceOnCertificates(t *testing.T) {
 	_, certificate := newCertifiedKey(t, "", time.Date(2020, 2, 3, 4, 5, 6, 0, time.UTC))
-	presents := tokenendpoint.TLSClientAuth{ID: "app", Certificate: certificate}
+	presents := authserver.TLSClientAuth{ID: "app", Certificate: certificate}
 	const advice = `; the client certificate of "CN=partner", issued by "CN=partner", expired on 2020-02-03T04:05:06Z: check that the server takes it for this 'client_id'`
 	page := func(status int) roundTrip {
 		return answering(status, http.Header{}, "<html>No required SSL certificate was sent")
@@ -306,7 +306,7 @@ func TestAdviceOnCertificates(t *testing.T) {
 func TestAdviceOnGrants(t *testing.T) {
 	r := request(endpoint)
 	key, _ := newCertifiedKey(t, "kid-7", time.Now())
-	r.Assertion = &tokenendpoint.GrantAssertion{Key: key, Claims: tokenendpoint.AssertionClaims{Issuer: "app", Audience: endpoint + "?key=" + clientSecret}}
+	r.Assertion = &authserver.GrantAssertion{Key: key, Claims: authserver.AssertionClaims{Issuer: "app", Audience: endpoint + "?key=" + clientSecret}}
 	token, err := do(t, r, answering(http.StatusBadRequest, http.Header{}, `{"error":"invalid_grant"}`))
 	failed := mustFail(t, token, err)
 	want := `the authorization server refused the token request (invalid_grant); the assertion of "app" was signed with ES256 and the key "kid-7", for the audience "` + endpoint +
@@ -317,7 +317,7 @@ func TestAdviceOnGrants(t *testing.T) {
 }
 
 // newCertifiedKey returns a key and a certificate for it that signs itself.
-func newCertifiedKey(t *testing.T, id string, expires time.Time) (*tokenendpoint.SigningKey, []byte) {
+func newCertifiedKey(t *testing.T, id string, expires time.Time) (*authserver.SigningKey, []byte) {
 	t.Helper()
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -327,7 +327,7 @@ func newCertifiedKey(t *testing.T, id string, expires time.Time) (*tokenendpoint
 	if err != nil {
 		t.Fatal(err)
 	}
-	key, err := tokenendpoint.ParseSigningKey(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), tokenendpoint.KeyOptions{KeyID: id})
+	key, err := authserver.ParseSigningKey(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), authserver.KeyOptions{KeyID: id})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,4 +1,4 @@
-package tokenendpoint_test
+package authserver_test
 
 import (
 	"encoding/base64"
@@ -10,7 +10,7 @@ import (
 	"testing"
 	"unicode"
 
-	"github.com/upstream-oauth2/caddy-upstream-oauth2/tokenendpoint"
+	"github.com/upstream-oauth2/caddy-upstream-oauth2/authserver"
 )
 
 // places are where a server may repeat what it was sent: each is a whole
@@ -110,11 +110,11 @@ func TestEchoIsBlanked(t *testing.T) {
 		umlauts = "Ä1bü2cö3dß4eä5fÜ6gÖ7h"
 		encoded = "aB%2FcD%2BeF%2FgH%3DiJ" // copied from a URL
 	)
-	basic := func(secret string) tokenendpoint.ClientAuth {
-		return tokenendpoint.ClientSecretBasic{ID: clientID, Secret: tokenendpoint.NewSecret(secret)}
+	basic := func(secret string) authserver.ClientAuth {
+		return authserver.ClientSecretBasic{ID: clientID, Secret: authserver.NewSecret(secret)}
 	}
-	post := func(secret string) tokenendpoint.ClientAuth {
-		return tokenendpoint.ClientSecretPost{ID: clientID, Secret: tokenendpoint.NewSecret(secret)}
+	post := func(secret string) authserver.ClientAuth {
+		return authserver.ClientSecretPost{ID: clientID, Secret: authserver.NewSecret(secret)}
 	}
 	pair := func(secret string) string {
 		return base64.StdEncoding.EncodeToString([]byte(clientID + ":" + secret))
@@ -131,7 +131,7 @@ func TestEchoIsBlanked(t *testing.T) {
 
 	echoes := []struct {
 		name   string
-		auth   func(secret string) tokenendpoint.ClientAuth
+		auth   func(secret string) authserver.ClientAuth
 		secret string
 		echo   string
 	}{
@@ -185,24 +185,24 @@ func TestEchoIsBlanked(t *testing.T) {
 // Every credential that a request can carry is blanked, and each that is held.
 func TestEverySecretIsBlanked(t *testing.T) {
 	const secret = "kQ3vYxT8mB5nWc2RzJ7h"
-	s := tokenendpoint.NewSecret(secret)
+	s := authserver.NewSecret(secret)
 	tests := []struct {
 		name   string
-		change func(*tokenendpoint.Request)
+		change func(*authserver.Request)
 	}{
-		{"client_secret_basic", func(r *tokenendpoint.Request) { r.Auth = tokenendpoint.ClientSecretBasic{ID: clientID, Secret: s} }},
-		{"client_secret_basic_raw", func(r *tokenendpoint.Request) {
-			r.Auth = tokenendpoint.ClientSecretBasic{ID: clientID, Secret: s, Raw: true}
+		{"client_secret_basic", func(r *authserver.Request) { r.Auth = authserver.ClientSecretBasic{ID: clientID, Secret: s} }},
+		{"client_secret_basic_raw", func(r *authserver.Request) {
+			r.Auth = authserver.ClientSecretBasic{ID: clientID, Secret: s, Raw: true}
 		}},
-		{"client_secret_post", func(r *tokenendpoint.Request) { r.Auth = tokenendpoint.ClientSecretPost{ID: clientID, Secret: s} }},
-		{"refresh_token", func(r *tokenendpoint.Request) { r.Form.Set("refresh_token", secret) }},
-		{"assertion", func(r *tokenendpoint.Request) { r.Form.Set("assertion", secret) }},
-		{"client_assertion", func(r *tokenendpoint.Request) { r.Form.Set("client_assertion", secret) }},
-		{"subject_token", func(r *tokenendpoint.Request) { r.Form.Set("subject_token", secret) }},
-		{"another field", func(r *tokenendpoint.Request) { r.Form.Set("password", secret) }},
-		{"a header field", func(r *tokenendpoint.Request) { r.Header = http.Header{"X-Api-Key": {secret}} }},
-		{"a header field with a scheme", func(r *tokenendpoint.Request) { r.Header = http.Header{"Authorization": {"Bearer " + secret}} }},
-		{"a token of before", func(r *tokenendpoint.Request) { r.Held = []tokenendpoint.Secret{tokenendpoint.NewSecret("other"), s} }},
+		{"client_secret_post", func(r *authserver.Request) { r.Auth = authserver.ClientSecretPost{ID: clientID, Secret: s} }},
+		{"refresh_token", func(r *authserver.Request) { r.Form.Set("refresh_token", secret) }},
+		{"assertion", func(r *authserver.Request) { r.Form.Set("assertion", secret) }},
+		{"client_assertion", func(r *authserver.Request) { r.Form.Set("client_assertion", secret) }},
+		{"subject_token", func(r *authserver.Request) { r.Form.Set("subject_token", secret) }},
+		{"another field", func(r *authserver.Request) { r.Form.Set("password", secret) }},
+		{"a header field", func(r *authserver.Request) { r.Header = http.Header{"X-Api-Key": {secret}} }},
+		{"a header field with a scheme", func(r *authserver.Request) { r.Header = http.Header{"Authorization": {"Bearer " + secret}} }},
+		{"a token of before", func(r *authserver.Request) { r.Held = []authserver.Secret{authserver.NewSecret("other"), s} }},
 	}
 	body := `{"error":"invalid_client","error_description":` + quote("never heard of "+secret) + `}`
 	for _, test := range tests {
@@ -245,7 +245,7 @@ func TestQuotedEchoIsBlanked(t *testing.T) {
 				}
 			})
 			r := request(server.url)
-			r.Auth = tokenendpoint.ClientSecretPost{ID: clientID, Secret: tokenendpoint.NewSecret(test.secret)}
+			r.Auth = authserver.ClientSecretPost{ID: clientID, Secret: authserver.NewSecret(test.secret)}
 			token, err := do(t, r, newTransport(t))
 			text := letters(mustFail(t, token, err).Error())
 			checkBlanked(t, text, letters(test.echo))

@@ -1,5 +1,5 @@
-// Package tokenendpoint is the client's side of an OAuth 2.0 token endpoint: it
-// makes a token request (RFC 6749 section 3.2), proves who the client is, and
+// Package authserver is the client's side of an OAuth 2.0 authorization server:
+// it makes a token request (RFC 6749 section 3.2), proves who the client is, and
 // reads the answer as servers really send it. It keeps no state: what it
 // returns is cached, renewed and used elsewhere.
 //
@@ -7,7 +7,7 @@
 // proxy that runs for months needs more: a context for each request, no
 // redirects, capped answers, errors that tell what can be done and hold no
 // secret, and no guessing of how to authenticate.
-package tokenendpoint
+package authserver
 
 import (
 	"context"

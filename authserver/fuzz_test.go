@@ -1,4 +1,4 @@
-package tokenendpoint_test
+package authserver_test
 
 import (
 	"encoding/base64"
@@ -7,13 +7,13 @@ import (
 	"testing"
 	"time"
 
-	"github.com/upstream-oauth2/caddy-upstream-oauth2/tokenendpoint"
+	"github.com/upstream-oauth2/caddy-upstream-oauth2/authserver"
 )
 
 // FuzzAnswer feeds any answer to a token request. Whatever comes, it gives a
 // token that fits a header field, or an error that gives nothing away.
 //
-//	go test -fuzz FuzzAnswer ./tokenendpoint
+//	go test -fuzz FuzzAnswer ./authserver
 func FuzzAnswer(f *testing.F) {
 	const (
 		secret  = "kQ3vYxT8mB5nWc2RzJ7h"
@@ -53,7 +53,7 @@ func FuzzAnswer(f *testing.F) {
 	f.Add(204, "text/html; x="+pair, "Fri, 31 Dec 9999 23:59:59 GMT", []byte("\x00\xff"))
 
 	r := request(endpoint)
-	r.Auth = tokenendpoint.ClientSecretBasic{ID: clientID, Secret: tokenendpoint.NewSecret(secret)}
+	r.Auth = authserver.ClientSecretBasic{ID: clientID, Secret: authserver.NewSecret(secret)}
 	r.Form.Set("refresh_token", refresh)
 
 	f.Fuzz(func(t *testing.T, status int, contentType, retryAfter string, body []byte) {
@@ -82,7 +82,7 @@ func FuzzAnswer(f *testing.F) {
 }
 
 // checkToken checks what is true of every token that is returned.
-func checkToken(t *testing.T, token *tokenendpoint.Token) {
+func checkToken(t *testing.T, token *authserver.Token) {
 	t.Helper()
 	access := token.AccessToken.Reveal()
 	if access == "" || !visible(access) {
@@ -111,7 +111,7 @@ func printable(s string) bool {
 
 // FuzzRetryAfter feeds any wish to be left alone: it is obeyed within bounds.
 //
-//	go test -fuzz FuzzRetryAfter ./tokenendpoint
+//	go test -fuzz FuzzRetryAfter ./authserver
 func FuzzRetryAfter(f *testing.F) {
 	for _, value := range []string{
 		"", "0", "1", "-1", "120", "600", "601", "1.5", "later", " 7 ", "+7", "0x10", "1e9",

@@ -1,4 +1,4 @@
-package tokenendpoint_test
+package authserver_test
 
 import (
 	"bytes"
@@ -20,7 +20,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
-	"github.com/upstream-oauth2/caddy-upstream-oauth2/tokenendpoint"
+	"github.com/upstream-oauth2/caddy-upstream-oauth2/authserver"
 )
 
 // checkHidden reports the secret in text, as it is or as a verb may spell it.
@@ -45,10 +45,10 @@ func checkHidden(t *testing.T, text string) {
 
 // The ways in which a program holds a secret.
 type (
-	exported   struct{ Key tokenendpoint.Secret }
-	unexported struct{ key tokenendpoint.Secret }
-	pointed    struct{ key *tokenendpoint.Secret }
-	embedded   struct{ tokenendpoint.Secret }
+	exported   struct{ Key authserver.Secret }
+	unexported struct{ key authserver.Secret }
+	pointed    struct{ key *authserver.Secret }
+	embedded   struct{ authserver.Secret }
 	boxed      struct{ key any }
 	nested     struct {
 		Name string
@@ -58,16 +58,16 @@ type (
 )
 
 func holders() map[string]any {
-	s := tokenendpoint.NewSecret(clientSecret)
+	s := authserver.NewSecret(clientSecret)
 	return map[string]any{
 		"a value":                             s,
 		"a pointer":                           &s,
 		"a pointer to a pointer":              func() any { p := &s; return &p }(),
-		"a slice":                             []tokenendpoint.Secret{s},
-		"a slice of pointers":                 []*tokenendpoint.Secret{&s},
-		"an array":                            [1]tokenendpoint.Secret{s},
-		"a map":                               map[string]tokenendpoint.Secret{"key": s},
-		"a map's key":                         map[tokenendpoint.Secret]int{s: 1},
+		"a slice":                             []authserver.Secret{s},
+		"a slice of pointers":                 []*authserver.Secret{&s},
+		"an array":                            [1]authserver.Secret{s},
+		"a map":                               map[string]authserver.Secret{"key": s},
+		"a map's key":                         map[authserver.Secret]int{s: 1},
 		"a slice of anything":                 []any{s, &s},
 		"an exported field":                   exported{s},
 		"a pointer to an exported field":      &exported{s},
@@ -79,13 +79,13 @@ func holders() map[string]any {
 		"an interface in an unexported field": boxed{s},
 		"a pointer behind that interface":     boxed{&s},
 		"deep inside":                         nested{Deep: []map[string]*unexported{{"a": {s}}}, deep: [1]exported{{s}}},
-		"a token":                             tokenendpoint.Token{AccessToken: s, RefreshToken: s},
-		"a pointer to a token":                &tokenendpoint.Token{AccessToken: s, RefreshToken: s},
-		"client_secret_basic":                 tokenendpoint.ClientSecretBasic{ID: "app", Secret: s},
-		"client_secret_post":                  tokenendpoint.ClientSecretPost{ID: "app", Secret: s},
-		"a request": tokenendpoint.Request{
-			Auth: tokenendpoint.ClientSecretPost{ID: "app", Secret: s},
-			Held: []tokenendpoint.Secret{s},
+		"a token":                             authserver.Token{AccessToken: s, RefreshToken: s},
+		"a pointer to a token":                &authserver.Token{AccessToken: s, RefreshToken: s},
+		"client_secret_basic":                 authserver.ClientSecretBasic{ID: "app", Secret: s},
+		"client_secret_post":                  authserver.ClientSecretPost{ID: "app", Secret: s},
+		"a request": authserver.Request{
+			Auth: authserver.ClientSecretPost{ID: "app", Secret: s},
+			Held: []authserver.Secret{s},
 		},
 	}
 }
@@ -111,7 +111,7 @@ func TestSecretInFormat(t *testing.T) {
 
 // A secret on its own says that it is one, so that a log line reads well.
 func TestSecretSaysRedacted(t *testing.T) {
-	s := tokenendpoint.NewSecret(clientSecret)
+	s := authserver.NewSecret(clientSecret)
 	for _, format := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%X", "%d", "%10s", "%.2s"} {
 		for _, value := range []any{s, &s} {
 			if got := fmt.Sprintf(format, value); got != "[redacted]" {
@@ -171,7 +171,7 @@ func zapLogger(w *bytes.Buffer, encoder func(zapcore.EncoderConfig) zapcore.Enco
 
 // Structured logs name the secret's place and say that it is redacted.
 func TestSecretInLogs(t *testing.T) {
-	s := tokenendpoint.NewSecret(clientSecret)
+	s := authserver.NewSecret(clientSecret)
 	for _, value := range []any{s, &s, exported{s}} {
 		for name, write := range map[string]func(w *bytes.Buffer){
 			"json": func(w *bytes.Buffer) { _ = json.NewEncoder(w).Encode(value) },
@@ -190,7 +190,7 @@ func TestSecretInLogs(t *testing.T) {
 // A secret cannot be filled from a text, so that a redacted one that was read
 // back does not pass for a credential.
 func TestSecretIsNotReadBack(t *testing.T) {
-	encoded, err := json.Marshal(exported{tokenendpoint.NewSecret(clientSecret)})
+	encoded, err := json.Marshal(exported{authserver.NewSecret(clientSecret)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -201,14 +201,14 @@ func TestSecretIsNotReadBack(t *testing.T) {
 }
 
 func TestSecretValue(t *testing.T) {
-	full, empty := tokenendpoint.NewSecret(clientSecret), tokenendpoint.NewSecret("")
-	if full.Reveal() != clientSecret || empty.Reveal() != "" || (tokenendpoint.Secret{}).Reveal() != "" {
+	full, empty := authserver.NewSecret(clientSecret), authserver.NewSecret("")
+	if full.Reveal() != clientSecret || empty.Reveal() != "" || (authserver.Secret{}).Reveal() != "" {
 		t.Error("Reveal does not return the value")
 	}
-	if full.IsZero() || !empty.IsZero() || !(tokenendpoint.Secret{}).IsZero() {
+	if full.IsZero() || !empty.IsZero() || !(authserver.Secret{}).IsZero() {
 		t.Error("IsZero is not about emptiness")
 	}
-	if !full.Equal(tokenendpoint.NewSecret(strings.Clone(clientSecret))) || full.Equal(empty) || !empty.Equal(tokenendpoint.Secret{}) {
+	if !full.Equal(authserver.NewSecret(strings.Clone(clientSecret))) || full.Equal(empty) || !empty.Equal(authserver.Secret{}) {
 		t.Error("Equal does not compare the values")
 	}
 }
@@ -217,12 +217,12 @@ func TestSecretValue(t *testing.T) {
 // outside: the test runs itself in a process of its own, to die there.
 func TestSecretInPanic(t *testing.T) {
 	const variable = "TOKENENDPOINT_TEST_PANIC"
-	s := tokenendpoint.NewSecret(clientSecret)
+	s := authserver.NewSecret(clientSecret)
 	values := map[string]any{
 		"value":   s,
 		"pointer": &s,
 		"struct":  unexported{s},
-		"token":   &tokenendpoint.Token{AccessToken: s},
+		"token":   &authserver.Token{AccessToken: s},
 		"error":   fmt.Errorf("%+v", exported{s}),
 		"errors":  errors.Join(fmt.Errorf("%#v", s), fmt.Errorf("%q", &s)),
 	}

@@ -1,4 +1,4 @@
-package tokenendpoint_test
+package authserver_test
 
 import (
 	"bytes"
@@ -25,7 +25,7 @@ import (
 
 	"github.com/go-jose/go-jose/v4"
 
-	"github.com/upstream-oauth2/caddy-upstream-oauth2/tokenendpoint"
+	"github.com/upstream-oauth2/caddy-upstream-oauth2/authserver"
 )
 
 // Private keys that RFCs publish as examples.
@@ -121,9 +121,9 @@ func certificate(t *testing.T, key crypto.Signer) (_, thumbprint string) {
 }
 
 // mustParseKey returns a key that is known to be in order.
-func mustParseKey(t *testing.T, data string, o tokenendpoint.KeyOptions) *tokenendpoint.SigningKey {
+func mustParseKey(t *testing.T, data string, o authserver.KeyOptions) *authserver.SigningKey {
 	t.Helper()
-	key, err := tokenendpoint.ParseSigningKey([]byte(data), o)
+	key, err := authserver.ParseSigningKey([]byte(data), o)
 	if err != nil {
 		t.Fatalf("the key is refused: %v", err)
 	}
@@ -233,7 +233,7 @@ func TestSigningKeyFormats(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			key := mustParseKey(t, test.data, tokenendpoint.KeyOptions{})
+			key := mustParseKey(t, test.data, authserver.KeyOptions{})
 			if key.Algorithm() != test.algorithm {
 				t.Errorf("the algorithm is %s, want %s", key.Algorithm(), test.algorithm)
 			}
@@ -264,7 +264,7 @@ func TestSigningKeyAlgorithm(t *testing.T) {
 		data := pkcs8(t, keys()[kind])
 		for _, algorithm := range algorithms {
 			t.Run(kind+" with "+algorithm, func(t *testing.T) {
-				key, err := tokenendpoint.ParseSigningKey([]byte(data), tokenendpoint.KeyOptions{Algorithm: algorithm})
+				key, err := authserver.ParseSigningKey([]byte(data), authserver.KeyOptions{Algorithm: algorithm})
 				if !slices.Contains(names, algorithm) {
 					if err == nil {
 						t.Fatal("the key is taken")
@@ -296,36 +296,36 @@ func TestSigningKeyHeader(t *testing.T) {
 	tests := []struct {
 		name   string
 		data   string
-		o      tokenendpoint.KeyOptions
+		o      authserver.KeyOptions
 		header map[string]any
 	}{
-		{"nothing", ecJWK, tokenendpoint.KeyOptions{}, map[string]any{"alg": "ES256", "typ": "x+jwt"}},
-		{"key_id", ecJWK, tokenendpoint.KeyOptions{KeyID: "k1"}, map[string]any{"alg": "ES256", "typ": "x+jwt", "kid": "k1"}},
-		{"the JWK's own kid", rsaJWK, tokenendpoint.KeyOptions{}, map[string]any{"alg": "RS256", "typ": "x+jwt", "kid": "2011-04-29"}},
-		{"key_id wins over the JWK's", rsaJWK, tokenendpoint.KeyOptions{KeyID: "k1"}, map[string]any{"alg": "RS256", "typ": "x+jwt", "kid": "k1"}},
+		{"nothing", ecJWK, authserver.KeyOptions{}, map[string]any{"alg": "ES256", "typ": "x+jwt"}},
+		{"key_id", ecJWK, authserver.KeyOptions{KeyID: "k1"}, map[string]any{"alg": "ES256", "typ": "x+jwt", "kid": "k1"}},
+		{"the JWK's own kid", rsaJWK, authserver.KeyOptions{}, map[string]any{"alg": "RS256", "typ": "x+jwt", "kid": "2011-04-29"}},
+		{"key_id wins over the JWK's", rsaJWK, authserver.KeyOptions{KeyID: "k1"}, map[string]any{"alg": "RS256", "typ": "x+jwt", "kid": "k1"}},
 		{
-			"the JWK's own alg", strings.Replace(rsaJWK, "RS256", "PS384", 1), tokenendpoint.KeyOptions{},
+			"the JWK's own alg", strings.Replace(rsaJWK, "RS256", "PS384", 1), authserver.KeyOptions{},
 			map[string]any{"alg": "PS384", "typ": "x+jwt", "kid": "2011-04-29"},
 		},
 		{
-			"algorithm wins over the JWK's", rsaJWK, tokenendpoint.KeyOptions{Algorithm: "PS256"},
+			"algorithm wins over the JWK's", rsaJWK, authserver.KeyOptions{Algorithm: "PS256"},
 			map[string]any{"alg": "PS256", "typ": "x+jwt", "kid": "2011-04-29"},
 		},
 		{
-			"certificate", rsaJWK, tokenendpoint.KeyOptions{Certificate: []byte(cert)},
+			"certificate", rsaJWK, authserver.KeyOptions{Certificate: []byte(cert)},
 			map[string]any{"alg": "RS256", "typ": "x+jwt", "kid": "2011-04-29", "x5t#S256": thumbprint},
 		},
 		{
-			"certificate after another of its chain", pkcs8(t, k["RSA"]), tokenendpoint.KeyOptions{Certificate: []byte(other + cert)},
+			"certificate after another of its chain", pkcs8(t, k["RSA"]), authserver.KeyOptions{Certificate: []byte(other + cert)},
 			map[string]any{"alg": "RS256", "typ": "x+jwt", "x5t#S256": thumbprint},
 		},
 		{
-			"one file for both", pkcs8(t, k["RSA"]) + cert, tokenendpoint.KeyOptions{Certificate: []byte(pkcs8(t, k["RSA"]) + cert)},
+			"one file for both", pkcs8(t, k["RSA"]) + cert, authserver.KeyOptions{Certificate: []byte(pkcs8(t, k["RSA"]) + cert)},
 			map[string]any{"alg": "RS256", "typ": "x+jwt", "x5t#S256": thumbprint},
 		},
-		{"a renamed key in a set of one", `{"keys":[` + rsaJWK + `]}`, tokenendpoint.KeyOptions{KeyID: "k1"}, map[string]any{"alg": "RS256", "typ": "x+jwt", "kid": "k1"}},
+		{"a renamed key in a set of one", `{"keys":[` + rsaJWK + `]}`, authserver.KeyOptions{KeyID: "k1"}, map[string]any{"alg": "RS256", "typ": "x+jwt", "kid": "k1"}},
 		{
-			"key_id picks from a set", `{"keys":[` + ecJWK + `,` + rsaJWK + `]}`, tokenendpoint.KeyOptions{KeyID: "2011-04-29"},
+			"key_id picks from a set", `{"keys":[` + ecJWK + `,` + rsaJWK + `]}`, authserver.KeyOptions{KeyID: "2011-04-29"},
 			map[string]any{"alg": "RS256", "typ": "x+jwt", "kid": "2011-04-29"},
 		},
 	}
@@ -378,52 +378,52 @@ func TestSigningKeyRefused(t *testing.T) {
 	tests := []struct {
 		name string
 		data string
-		o    tokenendpoint.KeyOptions
+		o    authserver.KeyOptions
 		says string
 	}{
-		{"empty", "", tokenendpoint.KeyOptions{}, "empty"},
-		{"white space", " \r\n\t", tokenendpoint.KeyOptions{}, "empty"},
-		{"a password", "correct-horse-battery-staple", tokenendpoint.KeyOptions{}, "neither PEM"},
-		{"DER", string(der), tokenendpoint.KeyOptions{}, "neither PEM"},
-		{"PEM cut short", pkcs1[:len(pkcs1)/2], tokenendpoint.KeyOptions{}, "damaged"},
-		{"PEM of something else", blockOf("RSA PRIVATE KEY", der[:len(der)/2]), tokenendpoint.KeyOptions{}, "damaged"},
-		{"encrypted PKCS #8", blockOf("ENCRYPTED PRIVATE KEY", der), tokenendpoint.KeyOptions{}, "encrypted: decrypt it"},
-		{"encrypted as openssl did before", encrypted, tokenendpoint.KeyOptions{}, "encrypted: decrypt it"},
-		{"OpenSSH", blockOf("OPENSSH PRIVATE KEY", der), tokenendpoint.KeyOptions{}, "ssh-keygen"},
-		{"public key", blockOf("PUBLIC KEY", public), tokenendpoint.KeyOptions{}, "public key"},
-		{"certificate alone", cert, tokenendpoint.KeyOptions{}, "certificate and no private key"},
-		{"two keys", pkcs1 + sec1(t, k["P-256"]), tokenendpoint.KeyOptions{}, "more than one"},
-		{"parameters alone", blockOf("EC PARAMETERS", []byte{6, 0}), tokenendpoint.KeyOptions{}, "no private key"},
-		{"P-224", pkcs8(t, k["P-224"]), tokenendpoint.KeyOptions{}, "cannot sign here"},
-		{"small RSA key as PEM", pkcs8(t, small), tokenendpoint.KeyOptions{}, "1024 bits"},
-		{"a key for agreement", pkcs8(t, agreement), tokenendpoint.KeyOptions{}, "cannot sign here"},
-		{"JWK cut short", rsaJWK[:200], tokenendpoint.KeyOptions{}, "damaged"},
-		{"JWK without kty", `{"d":"AAAAAAAAAAAAAAAA"}`, tokenendpoint.KeyOptions{}, "no kty"},
-		{"JWK with a number as kty", `{"kty":1,"d":"AAAAAAAAAAAAAAAA"}`, tokenendpoint.KeyOptions{}, "RFC 7517"},
-		{"symmetric JWK", symmetricJWK, tokenendpoint.KeyOptions{}, "client_secret_jwt"},
-		{"public JWK", ecPublicJWK, tokenendpoint.KeyOptions{}, "public key"},
-		{"JWK for encryption", encryptionJWK, tokenendpoint.KeyOptions{}, "for encryption"},
-		{"JWK for another operation", swap(edJWK, `"kty"`, `"key_ops":["verify"],"kty"`), tokenendpoint.KeyOptions{}, "not for signing"},
-		{"JWK with X25519", swap(edJWK, "Ed25519", "X25519"), tokenendpoint.KeyOptions{}, "another kind"},
-		{"JWK with secp256k1", swap(ecJWK, "P-256", "secp256k1"), tokenendpoint.KeyOptions{}, "another kind"},
-		{"JWK whose parts do not belong together", swap(ecJWK, "870MB6gf", "870MB6gg"), tokenendpoint.KeyOptions{}, "damaged"},
-		{"JWK whose Ed25519 parts do not belong together", swap(edJWK, "nWGxne", "nWGxnf"), tokenendpoint.KeyOptions{}, "damaged"},
-		{"JWK whose RSA parts do not belong together", swap(rsaJWK, "83i-7Iv", "83i-7Iw"), tokenendpoint.KeyOptions{}, "damaged"},
-		{"JWK with a wrong member", swap(ecJWK, `"870M`, `"!!!!`), tokenendpoint.KeyOptions{}, "damaged"},
-		{"JWK for another algorithm", swap(rsaJWK, "RS256", "RSA-OAEP"), tokenendpoint.KeyOptions{}, `"RSA-OAEP" does not fit`},
-		{"empty JWK set", `{"keys":[]}`, tokenendpoint.KeyOptions{}, "no private key"},
-		{"JWK set of public keys", `{"keys":[` + ecPublicJWK + `]}`, tokenendpoint.KeyOptions{}, "no private key"},
-		{"JWK set with keys of another type", `{"keys":7}`, tokenendpoint.KeyOptions{}, "damaged"},
-		{"JWK set with several", `{"keys":[` + rsaJWK + `,` + ecJWK + `]}`, tokenendpoint.KeyOptions{}, "key_id"},
-		{"JWK set without that one", `{"keys":[` + rsaJWK + `,` + ecJWK + `]}`, tokenendpoint.KeyOptions{KeyID: "k1"}, "key_id"},
-		{"certificate of another key", sec1(t, k["P-256"]), tokenendpoint.KeyOptions{Certificate: []byte(cert)}, "not this key's"},
-		{"certificate that is none", pkcs1, tokenendpoint.KeyOptions{Certificate: []byte(pkcs1)}, "not PEM"},
-		{"certificate that is damaged", pkcs1, tokenendpoint.KeyOptions{Certificate: []byte(blockOf("CERTIFICATE", der))}, "damaged"},
-		{"a key as algorithm", pkcs1, tokenendpoint.KeyOptions{Algorithm: "\n" + strings.Repeat("A", 999)}, "does not fit"},
+		{"empty", "", authserver.KeyOptions{}, "empty"},
+		{"white space", " \r\n\t", authserver.KeyOptions{}, "empty"},
+		{"a password", "correct-horse-battery-staple", authserver.KeyOptions{}, "neither PEM"},
+		{"DER", string(der), authserver.KeyOptions{}, "neither PEM"},
+		{"PEM cut short", pkcs1[:len(pkcs1)/2], authserver.KeyOptions{}, "damaged"},
+		{"PEM of something else", blockOf("RSA PRIVATE KEY", der[:len(der)/2]), authserver.KeyOptions{}, "damaged"},
+		{"encrypted PKCS #8", blockOf("ENCRYPTED PRIVATE KEY", der), authserver.KeyOptions{}, "encrypted: decrypt it"},
+		{"encrypted as openssl did before", encrypted, authserver.KeyOptions{}, "encrypted: decrypt it"},
+		{"OpenSSH", blockOf("OPENSSH PRIVATE KEY", der), authserver.KeyOptions{}, "ssh-keygen"},
+		{"public key", blockOf("PUBLIC KEY", public), authserver.KeyOptions{}, "public key"},
+		{"certificate alone", cert, authserver.KeyOptions{}, "certificate and no private key"},
+		{"two keys", pkcs1 + sec1(t, k["P-256"]), authserver.KeyOptions{}, "more than one"},
+		{"parameters alone", blockOf("EC PARAMETERS", []byte{6, 0}), authserver.KeyOptions{}, "no private key"},
+		{"P-224", pkcs8(t, k["P-224"]), authserver.KeyOptions{}, "cannot sign here"},
+		{"small RSA key as PEM", pkcs8(t, small), authserver.KeyOptions{}, "1024 bits"},
+		{"a key for agreement", pkcs8(t, agreement), authserver.KeyOptions{}, "cannot sign here"},
+		{"JWK cut short", rsaJWK[:200], authserver.KeyOptions{}, "damaged"},
+		{"JWK without kty", `{"d":"AAAAAAAAAAAAAAAA"}`, authserver.KeyOptions{}, "no kty"},
+		{"JWK with a number as kty", `{"kty":1,"d":"AAAAAAAAAAAAAAAA"}`, authserver.KeyOptions{}, "RFC 7517"},
+		{"symmetric JWK", symmetricJWK, authserver.KeyOptions{}, "client_secret_jwt"},
+		{"public JWK", ecPublicJWK, authserver.KeyOptions{}, "public key"},
+		{"JWK for encryption", encryptionJWK, authserver.KeyOptions{}, "for encryption"},
+		{"JWK for another operation", swap(edJWK, `"kty"`, `"key_ops":["verify"],"kty"`), authserver.KeyOptions{}, "not for signing"},
+		{"JWK with X25519", swap(edJWK, "Ed25519", "X25519"), authserver.KeyOptions{}, "another kind"},
+		{"JWK with secp256k1", swap(ecJWK, "P-256", "secp256k1"), authserver.KeyOptions{}, "another kind"},
+		{"JWK whose parts do not belong together", swap(ecJWK, "870MB6gf", "870MB6gg"), authserver.KeyOptions{}, "damaged"},
+		{"JWK whose Ed25519 parts do not belong together", swap(edJWK, "nWGxne", "nWGxnf"), authserver.KeyOptions{}, "damaged"},
+		{"JWK whose RSA parts do not belong together", swap(rsaJWK, "83i-7Iv", "83i-7Iw"), authserver.KeyOptions{}, "damaged"},
+		{"JWK with a wrong member", swap(ecJWK, `"870M`, `"!!!!`), authserver.KeyOptions{}, "damaged"},
+		{"JWK for another algorithm", swap(rsaJWK, "RS256", "RSA-OAEP"), authserver.KeyOptions{}, `"RSA-OAEP" does not fit`},
+		{"empty JWK set", `{"keys":[]}`, authserver.KeyOptions{}, "no private key"},
+		{"JWK set of public keys", `{"keys":[` + ecPublicJWK + `]}`, authserver.KeyOptions{}, "no private key"},
+		{"JWK set with keys of another type", `{"keys":7}`, authserver.KeyOptions{}, "damaged"},
+		{"JWK set with several", `{"keys":[` + rsaJWK + `,` + ecJWK + `]}`, authserver.KeyOptions{}, "key_id"},
+		{"JWK set without that one", `{"keys":[` + rsaJWK + `,` + ecJWK + `]}`, authserver.KeyOptions{KeyID: "k1"}, "key_id"},
+		{"certificate of another key", sec1(t, k["P-256"]), authserver.KeyOptions{Certificate: []byte(cert)}, "not this key's"},
+		{"certificate that is none", pkcs1, authserver.KeyOptions{Certificate: []byte(pkcs1)}, "not PEM"},
+		{"certificate that is damaged", pkcs1, authserver.KeyOptions{Certificate: []byte(blockOf("CERTIFICATE", der))}, "damaged"},
+		{"a key as algorithm", pkcs1, authserver.KeyOptions{Algorithm: "\n" + strings.Repeat("A", 999)}, "does not fit"},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			key, err := tokenendpoint.ParseSigningKey([]byte(test.data), test.o)
+			key, err := authserver.ParseSigningKey([]byte(test.data), test.o)
 			if err == nil || key != nil {
 				t.Fatalf("got key %v and error %v, want an error alone", key, err)
 			}
@@ -445,7 +445,7 @@ func TestSigningKeyDamagedAnywhere(t *testing.T) {
 	for name, data := range map[string]string{"PEM": sec1(t, keys()["P-256"]), "JWK": ecJWK} {
 		for i := range len(data) {
 			for _, damaged := range []string{data[:i], data[:i] + "~" + data[i+1:]} {
-				_, err := tokenendpoint.ParseSigningKey([]byte(damaged), tokenendpoint.KeyOptions{})
+				_, err := authserver.ParseSigningKey([]byte(damaged), authserver.KeyOptions{})
 				if err != nil {
 					checkKeyHidden(t, err.Error(), damaged)
 				} else if i < len(data)/3 && damaged == data[:i] {
@@ -459,12 +459,12 @@ func TestSigningKeyDamagedAnywhere(t *testing.T) {
 // A key does not show itself, whoever prints it and however.
 func TestSigningKeyIsNotPrinted(t *testing.T) {
 	seed := keys()["Ed25519"].(ed25519.PrivateKey).Seed()
-	signing := mustParseKey(t, pkcs8(t, keys()["Ed25519"]), tokenendpoint.KeyOptions{})
-	proof, err := tokenendpoint.ParseProofKey([]byte(pkcs8(t, keys()["Ed25519"])))
+	signing := mustParseKey(t, pkcs8(t, keys()["Ed25519"]), authserver.KeyOptions{})
+	proof, err := authserver.ParseProofKey([]byte(pkcs8(t, keys()["Ed25519"])))
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, holder := range []any{signing, *signing, proof, *proof, tokenendpoint.PrivateKeyJWT{Key: signing}, tokenendpoint.Request{Proof: proof}} {
+	for _, holder := range []any{signing, *signing, proof, *proof, authserver.PrivateKeyJWT{Key: signing}, authserver.Request{Proof: proof}} {
 		asJSON, err := json.Marshal(holder)
 		if err != nil && !strings.Contains(err.Error(), "unsupported type") {
 			t.Fatal(err)
@@ -480,7 +480,7 @@ func TestSigningKeyIsNotPrinted(t *testing.T) {
 }
 
 func TestSigningClaimsThatAreNotJSON(t *testing.T) {
-	key := mustParseKey(t, edJWK, tokenendpoint.KeyOptions{})
+	key := mustParseKey(t, edJWK, authserver.KeyOptions{})
 	jwt, err := key.Sign("JWT", map[string]any{"claim": make(chan int)})
 	if err == nil || !jwt.IsZero() {
 		t.Fatalf("got %v and error %v, want an error alone", jwt, err)

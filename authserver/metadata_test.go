@@ -1,4 +1,4 @@
-package tokenendpoint_test
+package authserver_test
 
 import (
 	"compress/gzip"
@@ -14,7 +14,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/upstream-oauth2/caddy-upstream-oauth2/tokenendpoint"
+	"github.com/upstream-oauth2/caddy-upstream-oauth2/authserver"
 )
 
 // published is the metadata of an issuer, with the members that are given.
@@ -52,14 +52,14 @@ func (w *web) RoundTrip(r *http.Request) (*http.Response, error) {
 	return answering(status, w.header, w.answers[address])(r)
 }
 
-func metadataOf(issuer string) tokenendpoint.MetadataRequest {
-	return tokenendpoint.MetadataRequest{Issuer: issuer, UserAgent: "test/1", Timeout: time.Minute}
+func metadataOf(issuer string) authserver.MetadataRequest {
+	return authserver.MetadataRequest{Issuer: issuer, UserAgent: "test/1", Timeout: time.Minute}
 }
 
 // mustLack returns the error of a metadata request, which is always an *Error.
-func mustLack(t *testing.T, m *tokenendpoint.Metadata, err error) *tokenendpoint.Error {
+func mustLack(t *testing.T, m *authserver.Metadata, err error) *authserver.Error {
 	t.Helper()
-	failed, ok := errors.AsType[*tokenendpoint.Error](err)
+	failed, ok := errors.AsType[*authserver.Error](err)
 	if !ok || m != nil {
 		t.Fatalf("got metadata %v and error %v (%[2]T), want an *Error", m, err)
 	}
@@ -139,9 +139,9 @@ func TestMetadataMembers(t *testing.T) {
 		name    string
 		changed map[string]any
 		allow   bool
-		want    tokenendpoint.Metadata
+		want    authserver.Metadata
 	}{
-		{"the least", nil, false, tokenendpoint.Metadata{TokenEndpoint: token}},
+		{"the least", nil, false, authserver.Metadata{TokenEndpoint: token}},
 		{
 			"all",
 			map[string]any{
@@ -161,7 +161,7 @@ func TestMetadataMembers(t *testing.T) {
 				"scopes_supported": []string{"openid"},
 			},
 			false,
-			tokenendpoint.Metadata{
+			authserver.Metadata{
 				TokenEndpoint:                              token,
 				AuthorizationEndpoint:                      "https://login.example.com/authorize",
 				DeviceAuthorizationEndpoint:                "https://auth.example.com/device",
@@ -180,7 +180,7 @@ func TestMetadataMembers(t *testing.T) {
 				"revocation_endpoint": nil, "grant_types_supported": nil, "mtls_endpoint_aliases": nil,
 				"authorization_response_iss_parameter_supported": nil,
 			},
-			false, tokenendpoint.Metadata{TokenEndpoint: token},
+			false, authserver.Metadata{TokenEndpoint: token},
 		},
 		{
 			"other types everywhere",
@@ -195,7 +195,7 @@ func TestMetadataMembers(t *testing.T) {
 				"authorization_response_iss_parameter_supported":   "true",
 				"mtls_endpoint_aliases":                            []string{"https://mtls.example.com/token"},
 			},
-			false, tokenendpoint.Metadata{TokenEndpoint: token},
+			false, authserver.Metadata{TokenEndpoint: token},
 		},
 		{
 			"other types inside",
@@ -205,7 +205,7 @@ func TestMetadataMembers(t *testing.T) {
 				"mtls_endpoint_aliases":                 map[string]any{"token_endpoint": 7, "revocation_endpoint": nil},
 			},
 			false,
-			tokenendpoint.Metadata{TokenEndpoint: token, GrantTypesSupported: []string{"refresh_token"}},
+			authserver.Metadata{TokenEndpoint: token, GrantTypesSupported: []string{"refresh_token"}},
 		},
 		{
 			"endpoints that will not do are left out",
@@ -215,17 +215,17 @@ func TestMetadataMembers(t *testing.T) {
 				"revocation_endpoint":           "https://auth.example.com/revoke#x",
 				"mtls_endpoint_aliases":         map[string]any{"token_endpoint": "http://mtls.example.com/token"},
 			},
-			false, tokenendpoint.Metadata{TokenEndpoint: token},
+			false, authserver.Metadata{TokenEndpoint: token},
 		},
 		{
 			"plain http where it is allowed",
 			map[string]any{"token_endpoint": "http://auth.example.com/token", "revocation_endpoint": "http://auth.example.com/revoke"},
-			true, tokenendpoint.Metadata{TokenEndpoint: "http://auth.example.com/token", RevocationEndpoint: "http://auth.example.com/revoke"},
+			true, authserver.Metadata{TokenEndpoint: "http://auth.example.com/token", RevocationEndpoint: "http://auth.example.com/revoke"},
 		},
 		{
 			"names compare with case",
 			map[string]any{"TOKEN_ENDPOINT": "https://evil.example.com/token", "Issuer": "https://evil.example.com"},
-			false, tokenendpoint.Metadata{TokenEndpoint: token},
+			false, authserver.Metadata{TokenEndpoint: token},
 		},
 	}
 	for _, test := range tests {
@@ -253,34 +253,34 @@ func TestMetadataRefused(t *testing.T) {
 		issuer string
 		status int
 		body   string
-		kind   tokenendpoint.Kind
+		kind   authserver.Kind
 		says   []string
 	}{
-		{"nothing there", issuer, 404, "not found", tokenendpoint.Unreadable, []string{
+		{"nothing there", issuer, 404, "not found", authserver.Unreadable, []string{
 			issuer + "/.well-known/oauth-authorization-server and " + issuer + "/.well-known/openid-configuration answered with status 404",
 		}},
-		{"forbidden", issuer, 403, "{}", tokenendpoint.Unreadable, []string{"status 403"}},
-		{"redirect", issuer, 302, "", tokenendpoint.Unreadable, []string{"status 302", "redirects are not followed"}},
-		{"another success", issuer, 204, "", tokenendpoint.Unreadable, []string{"status 204"}},
-		{"throttled", issuer, 429, "", tokenendpoint.Unavailable, []string{"status 429"}},
-		{"failed", issuer, 500, "", tokenendpoint.Unavailable, []string{"status 500"}},
-		{"down", issuer, 503, "", tokenendpoint.Unavailable, []string{"status 503"}},
-		{"empty", issuer, 200, "", tokenendpoint.Unreadable, []string{"not a JSON object"}},
-		{"web page", issuer, 200, "<!doctype html><title>Sign in</title>", tokenendpoint.Unreadable, []string{"not a JSON object"}},
-		{"an array", issuer, 200, "[1]", tokenendpoint.Unreadable, []string{"not a JSON object"}},
-		{"cut short", issuer, 200, `{"issuer":"https://auth.exa`, tokenendpoint.Unreadable, []string{"cut short"}},
-		{"no issuer", issuer, 200, published(t, issuer, map[string]any{"issuer": "absent"}), tokenendpoint.Unreadable, []string{`the issuer ""`, issuer}},
-		{"issuer of another type", issuer, 200, published(t, issuer, map[string]any{"issuer": 7}), tokenendpoint.Unreadable, []string{`the issuer ""`}},
-		{"another issuer", issuer, 200, published(t, "https://evil.example.com", nil), tokenendpoint.Unreadable, []string{`"https://evil.example.com"`, `"` + issuer + `"`}},
-		{"a slash more", issuer, 200, published(t, issuer+"/", nil), tokenendpoint.Unreadable, []string{`"` + issuer + `/"`, `"` + issuer + `"`}},
-		{"another case", issuer, 200, published(t, "https://AUTH.example.com", nil), tokenendpoint.Unreadable, []string{`"https://AUTH.example.com"`}},
-		{"an issuer full of control characters", issuer, 200, published(t, "\r\n\x1b[31m"+strings.Repeat("x", 9999), nil), tokenendpoint.Unreadable, []string{`"???[31mxxx`}},
-		{"no token endpoint", issuer, 200, published(t, issuer, map[string]any{"token_endpoint": "absent"}), tokenendpoint.Unreadable, []string{"no token_endpoint"}},
-		{"token endpoint of another type", issuer, 200, published(t, issuer, map[string]any{"token_endpoint": 7}), tokenendpoint.Unreadable, []string{"no token_endpoint"}},
-		{"plain http", issuer, 200, published(t, issuer, map[string]any{"token_endpoint": "http://auth.example.com/token"}), tokenendpoint.Unreadable, []string{"its token_endpoint must use https"}},
-		{"plain http to this machine", issuer, 200, published(t, issuer, map[string]any{"token_endpoint": "http://127.0.0.1/token"}), tokenendpoint.Unreadable, []string{"as the issuer does"}},
-		{"plain http and capitals", "HTTPS://auth.example.com", 200, published(t, "HTTPS://auth.example.com", map[string]any{"token_endpoint": "http://localhost/token"}), tokenendpoint.Unreadable, []string{"as the issuer does"}},
-		{"larger than a MiB", issuer, 200, published(t, issuer, map[string]any{"x": strings.Repeat("x", 1<<20)}), tokenendpoint.Unreadable, []string{"larger than 1048576 bytes"}},
+		{"forbidden", issuer, 403, "{}", authserver.Unreadable, []string{"status 403"}},
+		{"redirect", issuer, 302, "", authserver.Unreadable, []string{"status 302", "redirects are not followed"}},
+		{"another success", issuer, 204, "", authserver.Unreadable, []string{"status 204"}},
+		{"throttled", issuer, 429, "", authserver.Unavailable, []string{"status 429"}},
+		{"failed", issuer, 500, "", authserver.Unavailable, []string{"status 500"}},
+		{"down", issuer, 503, "", authserver.Unavailable, []string{"status 503"}},
+		{"empty", issuer, 200, "", authserver.Unreadable, []string{"not a JSON object"}},
+		{"web page", issuer, 200, "<!doctype html><title>Sign in</title>", authserver.Unreadable, []string{"not a JSON object"}},
+		{"an array", issuer, 200, "[1]", authserver.Unreadable, []string{"not a JSON object"}},
+		{"cut short", issuer, 200, `{"issuer":"https://auth.exa`, authserver.Unreadable, []string{"cut short"}},
+		{"no issuer", issuer, 200, published(t, issuer, map[string]any{"issuer": "absent"}), authserver.Unreadable, []string{`the issuer ""`, issuer}},
+		{"issuer of another type", issuer, 200, published(t, issuer, map[string]any{"issuer": 7}), authserver.Unreadable, []string{`the issuer ""`}},
+		{"another issuer", issuer, 200, published(t, "https://evil.example.com", nil), authserver.Unreadable, []string{`"https://evil.example.com"`, `"` + issuer + `"`}},
+		{"a slash more", issuer, 200, published(t, issuer+"/", nil), authserver.Unreadable, []string{`"` + issuer + `/"`, `"` + issuer + `"`}},
+		{"another case", issuer, 200, published(t, "https://AUTH.example.com", nil), authserver.Unreadable, []string{`"https://AUTH.example.com"`}},
+		{"an issuer full of control characters", issuer, 200, published(t, "\r\n\x1b[31m"+strings.Repeat("x", 9999), nil), authserver.Unreadable, []string{`"???[31mxxx`}},
+		{"no token endpoint", issuer, 200, published(t, issuer, map[string]any{"token_endpoint": "absent"}), authserver.Unreadable, []string{"no token_endpoint"}},
+		{"token endpoint of another type", issuer, 200, published(t, issuer, map[string]any{"token_endpoint": 7}), authserver.Unreadable, []string{"no token_endpoint"}},
+		{"plain http", issuer, 200, published(t, issuer, map[string]any{"token_endpoint": "http://auth.example.com/token"}), authserver.Unreadable, []string{"its token_endpoint must use https"}},
+		{"plain http to this machine", issuer, 200, published(t, issuer, map[string]any{"token_endpoint": "http://127.0.0.1/token"}), authserver.Unreadable, []string{"as the issuer does"}},
+		{"plain http and capitals", "HTTPS://auth.example.com", 200, published(t, "HTTPS://auth.example.com", map[string]any{"token_endpoint": "http://localhost/token"}), authserver.Unreadable, []string{"as the issuer does"}},
+		{"larger than a MiB", issuer, 200, published(t, issuer, map[string]any{"x": strings.Repeat("x", 1<<20)}), authserver.Unreadable, []string{"larger than 1048576 bytes"}},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -317,7 +317,7 @@ func TestMetadataIssuerRefused(t *testing.T) {
 			transport := &web{}
 			m, err := metadataOf(test.issuer).Do(t.Context(), transport)
 			failed := mustLack(t, m, err)
-			checkKind(t, failed, tokenendpoint.Unprepared)
+			checkKind(t, failed, authserver.Unprepared)
 			if !strings.Contains(failed.Error(), test.says) {
 				t.Errorf("%q does not say %q", failed, test.says)
 			}
@@ -338,20 +338,20 @@ func TestMetadataOfTwoPlaces(t *testing.T) {
 		name   string
 		web    web
 		asked  int
-		kind   tokenendpoint.Kind
+		kind   authserver.Kind
 		status int // 0 if it works
 	}{
 		{"another issuer, then good", web{answers: map[string]string{first: wrong, second: good}}, 2, 0, 0},
 		{"web page, then good", web{answers: map[string]string{first: "<html>", second: good}}, 2, 0, 0},
 		{"failed, then good", web{answers: map[string]string{first: "", second: good}, status: map[string]int{first: 500}}, 2, 0, 0},
 		{"forbidden, then good", web{answers: map[string]string{first: "", second: good}, status: map[string]int{first: 403}}, 2, 0, 0},
-		{"throttled: asks no more", web{answers: map[string]string{second: good}, status: map[string]int{first: 429}}, 1, tokenendpoint.Unavailable, 429},
-		{"another issuer, then nothing", web{answers: map[string]string{first: wrong}}, 2, tokenendpoint.Unreadable, 200},
-		{"nothing, then another issuer", web{answers: map[string]string{second: wrong}}, 2, tokenendpoint.Unreadable, 200},
-		{"nothing, then failed", web{status: map[string]int{second: 502}}, 2, tokenendpoint.Unavailable, 502},
-		{"another issuer, then failed", web{answers: map[string]string{first: wrong}, status: map[string]int{second: 502}}, 2, tokenendpoint.Unavailable, 502},
-		{"failed, then another issuer", web{answers: map[string]string{first: "", second: wrong}, status: map[string]int{first: 502}}, 2, tokenendpoint.Unavailable, 502},
-		{"failed, then nothing", web{status: map[string]int{first: 502}}, 2, tokenendpoint.Unavailable, 502},
+		{"throttled: asks no more", web{answers: map[string]string{second: good}, status: map[string]int{first: 429}}, 1, authserver.Unavailable, 429},
+		{"another issuer, then nothing", web{answers: map[string]string{first: wrong}}, 2, authserver.Unreadable, 200},
+		{"nothing, then another issuer", web{answers: map[string]string{second: wrong}}, 2, authserver.Unreadable, 200},
+		{"nothing, then failed", web{status: map[string]int{second: 502}}, 2, authserver.Unavailable, 502},
+		{"another issuer, then failed", web{answers: map[string]string{first: wrong}, status: map[string]int{second: 502}}, 2, authserver.Unavailable, 502},
+		{"failed, then another issuer", web{answers: map[string]string{first: "", second: wrong}, status: map[string]int{first: 502}}, 2, authserver.Unavailable, 502},
+		{"failed, then nothing", web{status: map[string]int{first: 502}}, 2, authserver.Unavailable, 502},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -390,7 +390,7 @@ func TestMetadataWithoutEnd(t *testing.T) {
 	m, err := metadataOf(issuer).Do(t.Context(), roundTrip(func(r *http.Request) (*http.Response, error) {
 		return &http.Response{StatusCode: http.StatusOK, Body: io.NopCloser(&body), Request: r}, nil
 	}))
-	checkKind(t, mustLack(t, m, err), tokenendpoint.Unreadable)
+	checkKind(t, mustLack(t, m, err), authserver.Unreadable)
 	if body.read > 4<<20 {
 		t.Errorf("%d bytes were read", body.read)
 	}
@@ -410,7 +410,7 @@ func TestMetadataUnreachable(t *testing.T) {
 		return nil, errors.New("no route to host")
 	}))
 	failed := mustLack(t, m, err)
-	checkKind(t, failed, tokenendpoint.Unavailable)
+	checkKind(t, failed, authserver.Unavailable)
 	if !strings.Contains(failed.Error(), "no route to host") || !strings.Contains(failed.Error(), "by hand") {
 		t.Errorf("%q does not say why", failed)
 	}
@@ -477,7 +477,7 @@ func TestMetadataTimeout(t *testing.T) {
 			return nil, r.Context().Err()
 		}))
 		failed := mustLack(t, m, err)
-		checkKind(t, failed, tokenendpoint.Unavailable)
+		checkKind(t, failed, authserver.Unavailable)
 		if took := time.Since(began); took != time.Minute {
 			t.Errorf("it took %s, want the timeout", took)
 		}
@@ -522,13 +522,13 @@ func TestMetadataOverHTTP(t *testing.T) {
 
 	tests := []struct {
 		name string
-		kind tokenendpoint.Kind
+		kind authserver.Kind
 		says string // empty if it works
 	}{
 		{"zipped", 0, ""},
-		{"bomb", tokenendpoint.Unreadable, "larger than"},
-		{"moved", tokenendpoint.Unreadable, "redirects are not followed"},
-		{"cut", tokenendpoint.Unavailable, "broke off"},
+		{"bomb", authserver.Unreadable, "larger than"},
+		{"moved", authserver.Unreadable, "redirects are not followed"},
+		{"cut", authserver.Unavailable, "broke off"},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -552,11 +552,11 @@ func TestMetadataOverHTTP(t *testing.T) {
 }
 
 func TestMetadataTokenEndpointFor(t *testing.T) {
-	with := &tokenendpoint.Metadata{TokenEndpoint: "https://a.example.com", MTLSEndpointAliases: map[string]string{"token_endpoint": "https://mtls.example.com"}}
-	without := &tokenendpoint.Metadata{TokenEndpoint: "https://a.example.com", MTLSEndpointAliases: map[string]string{"revocation_endpoint": "https://mtls.example.com"}}
+	with := &authserver.Metadata{TokenEndpoint: "https://a.example.com", MTLSEndpointAliases: map[string]string{"token_endpoint": "https://mtls.example.com"}}
+	without := &authserver.Metadata{TokenEndpoint: "https://a.example.com", MTLSEndpointAliases: map[string]string{"revocation_endpoint": "https://mtls.example.com"}}
 	tests := []struct {
 		name string
-		m    *tokenendpoint.Metadata
+		m    *authserver.Metadata
 		mtls bool
 		want string
 	}{
@@ -576,7 +576,7 @@ func TestMetadataTokenEndpointFor(t *testing.T) {
 // A server that lists what it supports is believed; one that does not is not
 // asked.
 func TestMetadataCheck(t *testing.T) {
-	m := &tokenendpoint.Metadata{
+	m := &authserver.Metadata{
 		GrantTypesSupported:               []string{"client_credentials", "refresh_token"},
 		TokenEndpointAuthMethodsSupported: []string{"client_secret_basic", "private_key_jwt", "self_signed_tls_client_auth"},
 		DPoPSigningAlgValuesSupported:     []string{"ES256"},
@@ -584,10 +584,10 @@ func TestMetadataCheck(t *testing.T) {
 		TokenEndpointAuthSigningAlgValuesSupported: []string{"ES256", "HS512"},
 	}
 	key, certificate := newCertifiedKey(t, "", time.Now())
-	signs := tokenendpoint.PrivateKeyJWT{Key: key} // ES256
-	rsaOnly := &tokenendpoint.Metadata{TokenEndpointAuthSigningAlgValuesSupported: []string{"RS256"}}
-	silent := &tokenendpoint.Metadata{}
-	hostile := &tokenendpoint.Metadata{GrantTypesSupported: []string{"\r\n" + strings.Repeat("x", 9999)}}
+	signs := authserver.PrivateKeyJWT{Key: key} // ES256
+	rsaOnly := &authserver.Metadata{TokenEndpointAuthSigningAlgValuesSupported: []string{"RS256"}}
+	silent := &authserver.Metadata{}
+	hostile := &authserver.Metadata{GrantTypesSupported: []string{"\r\n" + strings.Repeat("x", 9999)}}
 	tests := []struct {
 		name string
 		err  error
@@ -600,8 +600,8 @@ func TestMetadataCheck(t *testing.T) {
 		{"nothing to check", m.Check("", ""), nil},
 		{"DPoP listed", m.CheckProof("ES256"), nil},
 		{"assertion listed", m.CheckAssertion(signs), nil},
-		{"assertion by secret listed", m.CheckAssertion(tokenendpoint.ClientSecretJWT{Algorithm: "HS512"}), nil},
-		{"no assertion", m.CheckAssertion(tokenendpoint.TLSClientAuth{Certificate: certificate}), nil},
+		{"assertion by secret listed", m.CheckAssertion(authserver.ClientSecretJWT{Algorithm: "HS512"}), nil},
+		{"no assertion", m.CheckAssertion(authserver.TLSClientAuth{Certificate: certificate}), nil},
 		{"no list for assertions", silent.CheckAssertion(signs), nil},
 		{"no lists", silent.Check("none", "urn:example:grant"), nil},
 		{"no list for DPoP", silent.CheckProof("PS512"), nil},
@@ -610,7 +610,7 @@ func TestMetadataCheck(t *testing.T) {
 		{"grant not listed", m.Check("private_key_jwt", "urn:ietf:params:oauth:grant-type:jwt-bearer"), []string{`"urn:ietf:params:oauth:grant-type:jwt-bearer"`, "'grant'", "client_credentials, refresh_token"}},
 		{"DPoP not listed", m.CheckProof("EdDSA"), []string{`"EdDSA"`, "'dpop'", "ES256"}},
 		{"assertion not listed", rsaOnly.CheckAssertion(signs), []string{`"ES256"`, "the 'algorithm' or key of 'client_auth'", "RS256", "by hand"}},
-		{"assertion by secret not listed", m.CheckAssertion(tokenendpoint.ClientSecretJWT{}), []string{`"HS256"`, "ES256, HS512"}},
+		{"assertion by secret not listed", m.CheckAssertion(authserver.ClientSecretJWT{}), []string{`"HS256"`, "ES256, HS512"}},
 		{"a hostile list", hostile.Check("none", "client_credentials"), []string{"??xxx"}},
 	}
 	for _, test := range tests {
@@ -621,11 +621,11 @@ func TestMetadataCheck(t *testing.T) {
 				}
 				return
 			}
-			failed, ok := errors.AsType[*tokenendpoint.Error](test.err)
+			failed, ok := errors.AsType[*authserver.Error](test.err)
 			if !ok {
 				t.Fatalf("got error %v, want an *Error", test.err)
 			}
-			checkKind(t, failed, tokenendpoint.Unprepared)
+			checkKind(t, failed, authserver.Unprepared)
 			for _, says := range test.says {
 				if !strings.Contains(failed.Error(), says) {
 					t.Errorf("%q does not say %q", failed, says)

@@ -1,4 +1,4 @@
-package tokenendpoint_test
+package authserver_test
 
 import (
 	"maps"
@@ -10,7 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/upstream-oauth2/caddy-upstream-oauth2/tokenendpoint"
+	"github.com/upstream-oauth2/caddy-upstream-oauth2/authserver"
 )
 
 const issuer = "https://auth.example.com"
@@ -32,19 +32,19 @@ func TestAssertionClaims(t *testing.T) {
 	now := time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC).Unix() // where synctest begins
 	tests := []struct {
 		name   string
-		claims tokenendpoint.AssertionClaims
+		claims authserver.AssertionClaims
 		typ    string
 		want   map[string]any
 	}{
 		{
 			"as short as it gets",
-			tokenendpoint.AssertionClaims{Issuer: "app-7", Audience: issuer},
+			authserver.AssertionClaims{Issuer: "app-7", Audience: issuer},
 			"JWT",
 			map[string]any{"iss": "app-7", "aud": issuer, "iat": now - 10, "nbf": now - 10, "exp": now + 50},
 		},
 		{
 			"all set",
-			tokenendpoint.AssertionClaims{
+			authserver.AssertionClaims{
 				Issuer: "app-7", Subject: "ada", Audience: issuer, Lifetime: time.Hour, Type: "x+jwt",
 				More: map[string]any{"scope": "read", "https://example.com/tenant": 7, "list": []string{"a", "b"}},
 			},
@@ -56,31 +56,31 @@ func TestAssertionClaims(t *testing.T) {
 		},
 		{
 			"a short life is mostly ahead",
-			tokenendpoint.AssertionClaims{Issuer: "app-7", Audience: issuer, Lifetime: 8 * time.Second},
+			authserver.AssertionClaims{Issuer: "app-7", Audience: issuer, Lifetime: 8 * time.Second},
 			"JWT",
 			map[string]any{"iss": "app-7", "aud": issuer, "iat": now - 2, "nbf": now - 2, "exp": now + 6},
 		},
 		{
 			"a negative life is the default one",
-			tokenendpoint.AssertionClaims{Issuer: "app-7", Audience: issuer, Lifetime: -time.Hour},
+			authserver.AssertionClaims{Issuer: "app-7", Audience: issuer, Lifetime: -time.Hour},
 			"JWT",
 			map[string]any{"iss": "app-7", "aud": issuer, "iat": now - 10, "nbf": now - 10, "exp": now + 50},
 		},
 		{
 			"more never wins",
-			tokenendpoint.AssertionClaims{Issuer: "app-7", Audience: issuer, More: map[string]any{
+			authserver.AssertionClaims{Issuer: "app-7", Audience: issuer, More: map[string]any{
 				"iss": "evil", "sub": "evil", "aud": "evil", "iat": 0, "nbf": 0, "exp": 1 << 40, "jti": "evil",
 			}},
 			"JWT",
 			map[string]any{"iss": "app-7", "aud": issuer, "iat": now - 10, "nbf": now - 10, "exp": now + 50},
 		},
 	}
-	key := mustParseKey(t, edJWK, tokenendpoint.KeyOptions{KeyID: "k1"})
+	key := mustParseKey(t, edJWK, authserver.KeyOptions{KeyID: "k1"})
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				given := maps.Clone(test.claims.More)
-				assertion, err := tokenendpoint.SignAssertion(key, test.claims)
+				assertion, err := authserver.SignAssertion(key, test.claims)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -95,19 +95,19 @@ func TestAssertionClaims(t *testing.T) {
 }
 
 func TestAssertionRefused(t *testing.T) {
-	key := mustParseKey(t, edJWK, tokenendpoint.KeyOptions{})
+	key := mustParseKey(t, edJWK, authserver.KeyOptions{})
 	tests := []struct {
 		name   string
-		claims tokenendpoint.AssertionClaims
+		claims authserver.AssertionClaims
 		says   string
 	}{
-		{"no issuer", tokenendpoint.AssertionClaims{Subject: "ada", Audience: issuer}, "issuer and an audience"},
-		{"no audience", tokenendpoint.AssertionClaims{Issuer: "app-7"}, "issuer and an audience"},
-		{"a claim that is not JSON", tokenendpoint.AssertionClaims{Issuer: "a", Audience: "b", More: map[string]any{"f": func() {}}}, "JSON"},
+		{"no issuer", authserver.AssertionClaims{Subject: "ada", Audience: issuer}, "issuer and an audience"},
+		{"no audience", authserver.AssertionClaims{Issuer: "app-7"}, "issuer and an audience"},
+		{"a claim that is not JSON", authserver.AssertionClaims{Issuer: "a", Audience: "b", More: map[string]any{"f": func() {}}}, "JSON"},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			assertion, err := tokenendpoint.SignAssertion(key, test.claims)
+			assertion, err := authserver.SignAssertion(key, test.claims)
 			if err == nil || !assertion.IsZero() {
 				t.Fatalf("got %v and error %v, want an error alone", assertion, err)
 			}
@@ -121,12 +121,12 @@ func TestAssertionRefused(t *testing.T) {
 // What each way to send an assertion puts in the form, and nothing in the
 // header.
 func TestClientAssertionForm(t *testing.T) {
-	key := mustParseKey(t, rsaJWK, tokenendpoint.KeyOptions{Algorithm: "PS256"})
+	key := mustParseKey(t, rsaJWK, authserver.KeyOptions{Algorithm: "PS256"})
 	secret := strings.Repeat("s3cret!~", 8)
 	now := time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC).Unix()
 	tests := []struct {
 		name      string
-		auth      tokenendpoint.ClientAuth
+		auth      authserver.ClientAuth
 		algorithm string
 		key       any
 		header    map[string]any
@@ -135,35 +135,35 @@ func TestClientAssertionForm(t *testing.T) {
 	}{
 		{
 			"private_key_jwt",
-			tokenendpoint.PrivateKeyJWT{ID: "app-7", Key: key, Audience: issuer},
+			authserver.PrivateKeyJWT{ID: "app-7", Key: key, Audience: issuer},
 			"PS256", publicOf(t, rsaJWK),
 			map[string]any{"alg": "PS256", "typ": "client-authentication+jwt", "kid": "2011-04-29"},
 			issuer, now + 50,
 		},
 		{
 			"private_key_jwt for an older server",
-			tokenendpoint.PrivateKeyJWT{ID: "app-7", Key: key, Audience: issuer + "/token", Lifetime: 5 * time.Minute, Type: "JWT"},
+			authserver.PrivateKeyJWT{ID: "app-7", Key: key, Audience: issuer + "/token", Lifetime: 5 * time.Minute, Type: "JWT"},
 			"PS256", publicOf(t, rsaJWK),
 			map[string]any{"alg": "PS256", "typ": "JWT", "kid": "2011-04-29"},
 			issuer + "/token", now + 290,
 		},
 		{
 			"client_secret_jwt",
-			tokenendpoint.ClientSecretJWT{ID: "app-7", Secret: tokenendpoint.NewSecret(secret), Audience: issuer},
+			authserver.ClientSecretJWT{ID: "app-7", Secret: authserver.NewSecret(secret), Audience: issuer},
 			"HS256", []byte(secret),
 			map[string]any{"alg": "HS256", "typ": "client-authentication+jwt"},
 			issuer, now + 50,
 		},
 		{
 			"client_secret_jwt with HS384",
-			tokenendpoint.ClientSecretJWT{ID: "app-7", Secret: tokenendpoint.NewSecret(secret), Audience: issuer, Algorithm: "HS384"},
+			authserver.ClientSecretJWT{ID: "app-7", Secret: authserver.NewSecret(secret), Audience: issuer, Algorithm: "HS384"},
 			"HS384", []byte(secret),
 			map[string]any{"alg": "HS384", "typ": "client-authentication+jwt"},
 			issuer, now + 50,
 		},
 		{
 			"client_secret_jwt with HS512 for an older server",
-			tokenendpoint.ClientSecretJWT{ID: "app-7", Secret: tokenendpoint.NewSecret(secret), Audience: issuer, Algorithm: "HS512", Type: "JWT", Lifetime: 2 * time.Minute},
+			authserver.ClientSecretJWT{ID: "app-7", Secret: authserver.NewSecret(secret), Audience: issuer, Algorithm: "HS512", Type: "JWT", Lifetime: 2 * time.Minute},
 			"HS512", []byte(secret),
 			map[string]any{"alg": "HS512", "typ": "JWT"},
 			issuer, now + 110,
@@ -198,7 +198,7 @@ func TestClientAssertionForm(t *testing.T) {
 
 // No two assertions have the same jti.
 func TestAssertionIsMadeAnew(t *testing.T) {
-	auth := tokenendpoint.PrivateKeyJWT{ID: "app-7", Key: mustParseKey(t, edJWK, tokenendpoint.KeyOptions{}), Audience: issuer}
+	auth := authserver.PrivateKeyJWT{ID: "app-7", Key: mustParseKey(t, edJWK, authserver.KeyOptions{}), Audience: issuer}
 	seen := make(map[string]bool)
 	for range 100 {
 		form := make(url.Values)
@@ -237,7 +237,7 @@ func TestClientSecretJWTRefused(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			form := make(url.Values)
-			auth := tokenendpoint.ClientSecretJWT{ID: "app-7", Secret: tokenendpoint.NewSecret(test.secret), Algorithm: test.algorithm, Audience: issuer}
+			auth := authserver.ClientSecretJWT{ID: "app-7", Secret: authserver.NewSecret(test.secret), Algorithm: test.algorithm, Audience: issuer}
 			err := auth.Authenticate(form, nil)
 			if test.says == nil {
 				if err != nil {
@@ -261,13 +261,13 @@ func TestClientSecretJWTRefused(t *testing.T) {
 
 // Each way to authenticate refuses to sign for nobody or to no one.
 func TestClientAssertionNeedsItsClaims(t *testing.T) {
-	key := mustParseKey(t, edJWK, tokenendpoint.KeyOptions{})
-	secret := tokenendpoint.NewSecret(strings.Repeat("0123456789abcdef", 8))
-	for name, auth := range map[string]tokenendpoint.ClientAuth{
-		"private_key_jwt without id":         tokenendpoint.PrivateKeyJWT{Key: key, Audience: issuer},
-		"private_key_jwt without audience":   tokenendpoint.PrivateKeyJWT{Key: key, ID: "app-7"},
-		"client_secret_jwt without id":       tokenendpoint.ClientSecretJWT{Secret: secret, Audience: issuer},
-		"client_secret_jwt without audience": tokenendpoint.ClientSecretJWT{Secret: secret, ID: "app-7"},
+	key := mustParseKey(t, edJWK, authserver.KeyOptions{})
+	secret := authserver.NewSecret(strings.Repeat("0123456789abcdef", 8))
+	for name, auth := range map[string]authserver.ClientAuth{
+		"private_key_jwt without id":         authserver.PrivateKeyJWT{Key: key, Audience: issuer},
+		"private_key_jwt without audience":   authserver.PrivateKeyJWT{Key: key, ID: "app-7"},
+		"client_secret_jwt without id":       authserver.ClientSecretJWT{Secret: secret, Audience: issuer},
+		"client_secret_jwt without audience": authserver.ClientSecretJWT{Secret: secret, ID: "app-7"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			form := make(url.Values)
@@ -296,7 +296,7 @@ func TestReadyMadeAssertion(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			form := make(url.Values)
-			err := tokenendpoint.ClientAssertion{ID: test.id, Assertion: tokenendpoint.NewSecret(test.assertion)}.Authenticate(form, nil)
+			err := authserver.ClientAssertion{ID: test.id, Assertion: authserver.NewSecret(test.assertion)}.Authenticate(form, nil)
 			if test.sent == "" {
 				if err == nil || len(form) != 0 {
 					t.Fatalf("got form %v and error %v, want an error alone", form, err)
@@ -333,10 +333,10 @@ func TestAssertionIsBlanked(t *testing.T) {
 		return answering(http.StatusUnauthorized, nil, `{"error":"invalid_client","error_description":"bad `+sent[0]+`"}`)(r)
 	})
 	r := request(endpoint)
-	r.Auth = tokenendpoint.PrivateKeyJWT{ID: "app-7", Key: mustParseKey(t, edJWK, tokenendpoint.KeyOptions{}), Audience: issuer}
+	r.Auth = authserver.PrivateKeyJWT{ID: "app-7", Key: mustParseKey(t, edJWK, authserver.KeyOptions{}), Audience: issuer}
 	token, err := do(t, r, echo)
 	failed := mustFail(t, token, err)
-	checkKind(t, failed, tokenendpoint.Refused)
+	checkKind(t, failed, authserver.Refused)
 	if slices.Contains(sent, "") || !strings.Contains(failed.Error(), "bad [redacted]") {
 		t.Fatalf("%q is not what the server says, blanked", failed)
 	}

@@ -1,4 +1,4 @@
-package tokenendpoint_test
+package authserver_test
 
 import (
 	"net/http"
@@ -6,7 +6,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/upstream-oauth2/caddy-upstream-oauth2/tokenendpoint"
+	"github.com/upstream-oauth2/caddy-upstream-oauth2/authserver"
 )
 
 const (
@@ -313,7 +313,7 @@ func TestAnswerWithoutToken(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			token, err := do(t, request(endpoint), answering(http.StatusOK, contentType(jsonType), test.body))
 			failed := mustFail(t, token, err)
-			checkKind(t, failed, tokenendpoint.Unreadable)
+			checkKind(t, failed, authserver.Unreadable)
 			if !strings.Contains(failed.Error(), test.want) {
 				t.Errorf("the error does not say %q: %v", test.want, failed)
 			}
@@ -329,7 +329,7 @@ func TestAnswerCutAnywhere(t *testing.T) {
 	whole := bom + `{"access_token":"abc","token_type":"Bearer","expires_in":3600,"refresh_token":"r"}`
 	for n := range len(whole) {
 		token, err := do(t, request(endpoint), answering(http.StatusOK, contentType(jsonType), whole[:n]))
-		checkKind(t, mustFail(t, token, err), tokenendpoint.Unreadable)
+		checkKind(t, mustFail(t, token, err), authserver.Unreadable)
 	}
 	token, err := do(t, request(endpoint), answering(http.StatusOK, contentType(jsonType), whole))
 	mustSucceed(t, token, err)
@@ -338,15 +338,15 @@ func TestAnswerCutAnywhere(t *testing.T) {
 // Answers that say no, in every shape of an error member.
 func TestAnswerWithError(t *testing.T) {
 	const (
-		unavailable = tokenendpoint.Unavailable
-		refused     = tokenendpoint.Refused
-		unreadable  = tokenendpoint.Unreadable
+		unavailable = authserver.Unavailable
+		refused     = authserver.Refused
+		unreadable  = authserver.Unreadable
 	)
 	tests := []struct {
 		name   string
 		status int
 		body   string
-		kind   tokenendpoint.Kind
+		kind   authserver.Kind
 		code   string
 		want   string // what the error says
 	}{

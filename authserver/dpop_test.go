@@ -1,4 +1,4 @@
-package tokenendpoint_test
+package authserver_test
 
 import (
 	"fmt"
@@ -12,13 +12,13 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/upstream-oauth2/caddy-upstream-oauth2/tokenendpoint"
+	"github.com/upstream-oauth2/caddy-upstream-oauth2/authserver"
 )
 
 // mustProofKey returns the key of a JWK.
-func mustProofKey(t testing.TB, jwk string) *tokenendpoint.ProofKey {
+func mustProofKey(t testing.TB, jwk string) *authserver.ProofKey {
 	t.Helper()
-	key, err := tokenendpoint.ParseProofKey([]byte(jwk))
+	key, err := authserver.ParseProofKey([]byte(jwk))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -48,32 +48,32 @@ func TestProof(t *testing.T) {
 	now := time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC).Unix()
 	tests := []struct {
 		name  string
-		proof tokenendpoint.Proof
+		proof authserver.Proof
 		want  map[string]any
 	}{
 		{
 			"token request",
-			tokenendpoint.Proof{Method: "POST", URL: "https://server.example.com/token"},
+			authserver.Proof{Method: "POST", URL: "https://server.example.com/token"},
 			map[string]any{"htm": "POST", "htu": "https://server.example.com/token", "iat": now},
 		},
 		{
 			"with the token of RFC 9449 section 7.1",
-			tokenendpoint.Proof{Method: "GET", URL: "https://resource.example.org/protectedresource", AccessToken: tokenendpoint.NewSecret(rfcToken)},
+			authserver.Proof{Method: "GET", URL: "https://resource.example.org/protectedresource", AccessToken: authserver.NewSecret(rfcToken)},
 			map[string]any{"htm": "GET", "htu": "https://resource.example.org/protectedresource", "iat": now, "ath": "fUHyO2r2Z3DZ53EsNrWBb0xWXoaNy59IiKCAqksmQEo"},
 		},
 		{
 			"with nonce",
-			tokenendpoint.Proof{Method: "POST", URL: "https://server.example.com/token", Nonce: "eyJ7S_zG.eyJH0-Z.HX4w-7v"},
+			authserver.Proof{Method: "POST", URL: "https://server.example.com/token", Nonce: "eyJ7S_zG.eyJH0-Z.HX4w-7v"},
 			map[string]any{"htm": "POST", "htu": "https://server.example.com/token", "iat": now, "nonce": "eyJ7S_zG.eyJH0-Z.HX4w-7v"},
 		},
 		{
 			"query and fragment left out",
-			tokenendpoint.Proof{Method: "DELETE", URL: "https://api.example.com/a%2Fb/c?d=e#f"},
+			authserver.Proof{Method: "DELETE", URL: "https://api.example.com/a%2Fb/c?d=e#f"},
 			map[string]any{"htm": "DELETE", "htu": "https://api.example.com/a%2Fb/c", "iat": now},
 		},
 		{
 			"fragment left out",
-			tokenendpoint.Proof{Method: "GET", URL: "https://api.example.com/a#b?c"},
+			authserver.Proof{Method: "GET", URL: "https://api.example.com/a#b?c"},
 			map[string]any{"htm": "GET", "htu": "https://api.example.com/a", "iat": now},
 		},
 	}
@@ -117,7 +117,7 @@ func TestProofHoldsPublicKey(t *testing.T) {
 			if key.Algorithm() != test.algorithm {
 				t.Errorf("the algorithm is %s, want %s", key.Algorithm(), test.algorithm)
 			}
-			proof, err := key.Proof(tokenendpoint.Proof{Method: "GET", URL: "https://api.example.com/"})
+			proof, err := key.Proof(authserver.Proof{Method: "GET", URL: "https://api.example.com/"})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -143,11 +143,11 @@ func TestProofHoldsPublicKey(t *testing.T) {
 }
 
 func TestProofKeysDiffer(t *testing.T) {
-	one, err := tokenendpoint.NewProofKey()
+	one, err := authserver.NewProofKey()
 	if err != nil {
 		t.Fatal(err)
 	}
-	other, err := tokenendpoint.NewProofKey()
+	other, err := authserver.NewProofKey()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -159,7 +159,7 @@ func TestProofKeysDiffer(t *testing.T) {
 func TestProofKeyRefused(t *testing.T) {
 	for name, data := range map[string]string{"empty": "", "public": ecPublicJWK, "symmetric": symmetricJWK} {
 		t.Run(name, func(t *testing.T) {
-			key, err := tokenendpoint.ParseProofKey([]byte(data))
+			key, err := authserver.ParseProofKey([]byte(data))
 			if err == nil || key != nil {
 				t.Fatalf("got %v and error %v, want an error alone", key, err)
 			}
@@ -177,7 +177,7 @@ func TestProofsAreMadeAnew(t *testing.T) {
 	for w := range workers {
 		working.Go(func() {
 			for range each {
-				proof, err := key.Proof(tokenendpoint.Proof{Method: "GET", URL: "https://api.example.com/"})
+				proof, err := key.Proof(authserver.Proof{Method: "GET", URL: "https://api.example.com/"})
 				if err != nil {
 					t.Error(err)
 				}
@@ -213,7 +213,7 @@ func TestOrigin(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.url, func(t *testing.T) {
-			if got := tokenendpoint.Origin(test.url); got != test.want {
+			if got := authserver.Origin(test.url); got != test.want {
 				t.Errorf("got %q, want %q", got, test.want)
 			}
 		})
@@ -244,7 +244,7 @@ func TestNoncesNote(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			var nonces tokenendpoint.Nonces
+			var nonces authserver.Nonces
 			answer := func(values ...string) http.Header {
 				header := make(http.Header)
 				for _, v := range values {
@@ -275,7 +275,7 @@ func TestNoncesNote(t *testing.T) {
 // However many servers there are, the newest nonces stay and the oldest go.
 func TestNoncesAreBounded(t *testing.T) {
 	const bound, servers = 256, 1000
-	var nonces tokenendpoint.Nonces
+	var nonces authserver.Nonces
 	note := func(server int) {
 		nonces.Note(fmt.Sprint(server), http.Header{"Dpop-Nonce": {fmt.Sprintf("n%d-%d", server, time.Now().UnixNano())}})
 	}
@@ -300,7 +300,7 @@ func TestNoncesAreBounded(t *testing.T) {
 }
 
 func TestNoncesAtTheSameTime(t *testing.T) {
-	var nonces tokenendpoint.Nonces
+	var nonces authserver.Nonces
 	var working sync.WaitGroup
 	for w := range 8 {
 		working.Go(func() {
@@ -440,15 +440,15 @@ func TestRequestWithProof(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			server := newProofServer(t, test.answer)
 			r := request(server.URL + "/token?tenant=7")
-			r.Auth = tokenendpoint.PrivateKeyJWT{ID: clientID, Key: mustParseKey(t, edJWK, tokenendpoint.KeyOptions{}), Audience: issuer}
-			r.Assertion = &tokenendpoint.GrantAssertion{
-				Key:    mustParseKey(t, edJWK, tokenendpoint.KeyOptions{}),
-				Claims: tokenendpoint.AssertionClaims{Issuer: clientID, Audience: issuer},
+			r.Auth = authserver.PrivateKeyJWT{ID: clientID, Key: mustParseKey(t, edJWK, authserver.KeyOptions{}), Audience: issuer}
+			r.Assertion = &authserver.GrantAssertion{
+				Key:    mustParseKey(t, edJWK, authserver.KeyOptions{}),
+				Claims: authserver.AssertionClaims{Issuer: clientID, Audience: issuer},
 			}
 			r.Proof = mustProofKey(t, ecJWK)
-			r.Nonces = new(tokenendpoint.Nonces)
+			r.Nonces = new(authserver.Nonces)
 			if test.known != "" {
-				r.Nonces.Note(tokenendpoint.Origin(server.URL), http.Header{"Dpop-Nonce": {test.known}})
+				r.Nonces.Note(authserver.Origin(server.URL), http.Header{"Dpop-Nonce": {test.known}})
 			}
 			token, err := do(t, r, newTransport(t))
 			if test.code == "" {
@@ -458,7 +458,7 @@ func TestRequestWithProof(t *testing.T) {
 			} else if failed := mustFail(t, token, err); failed.Code != test.code {
 				t.Errorf("the error is %v, want %s", failed, test.code)
 			}
-			if held := r.Nonces.Get(tokenendpoint.Origin(server.URL)); held != test.held {
+			if held := r.Nonces.Get(authserver.Origin(server.URL)); held != test.held {
 				t.Errorf("the nonce at the end is %q, want %q", held, test.held)
 			}
 			server.check(t, test.sent)
@@ -509,7 +509,7 @@ func TestRequestWithoutProof(t *testing.T) {
 // A proof that the server repeats does not show up in the error.
 func TestProofIsBlanked(t *testing.T) {
 	r := request(endpoint)
-	r.Proof, r.Nonces = mustProofKey(t, ecJWK), new(tokenendpoint.Nonces)
+	r.Proof, r.Nonces = mustProofKey(t, ecJWK), new(authserver.Nonces)
 	var sent string
 	token, err := do(t, r, roundTrip(func(r *http.Request) (*http.Response, error) {
 		sent = r.Header.Get("DPoP")
@@ -523,13 +523,13 @@ func TestProofIsBlanked(t *testing.T) {
 }
 
 func BenchmarkProof(b *testing.B) {
-	token := tokenendpoint.NewSecret(strings.Repeat("t", 1024))
+	token := authserver.NewSecret(strings.Repeat("t", 1024))
 	for _, test := range []struct{ name, key string }{{"ES256", ecJWK}, {"EdDSA", edJWK}, {"RS256", rsaJWK}} {
 		b.Run(test.name, func(b *testing.B) {
 			key := mustProofKey(b, test.key)
 			b.ReportAllocs()
 			for b.Loop() {
-				if _, err := key.Proof(tokenendpoint.Proof{Method: "GET", URL: "https://api.example.com/v1/things?page=2", Nonce: "n1", AccessToken: token}); err != nil {
+				if _, err := key.Proof(authserver.Proof{Method: "GET", URL: "https://api.example.com/v1/things?page=2", Nonce: "n1", AccessToken: token}); err != nil {
 					b.Fatal(err)
 				}
 			}
@@ -538,11 +538,11 @@ func BenchmarkProof(b *testing.B) {
 }
 
 func BenchmarkPrivateKeyJWT(b *testing.B) {
-	key, err := tokenendpoint.ParseSigningKey([]byte(ecJWK), tokenendpoint.KeyOptions{})
+	key, err := authserver.ParseSigningKey([]byte(ecJWK), authserver.KeyOptions{})
 	if err != nil {
 		b.Fatal(err)
 	}
-	auth := tokenendpoint.PrivateKeyJWT{ID: clientID, Key: key, Audience: issuer}
+	auth := authserver.PrivateKeyJWT{ID: clientID, Key: key, Audience: issuer}
 	b.ReportAllocs()
 	for b.Loop() {
 		if err := auth.Authenticate(make(url.Values), nil); err != nil {

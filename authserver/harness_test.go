@@ -1,4 +1,4 @@
-package tokenendpoint_test
+package authserver_test
 
 import (
 	"bufio"
@@ -14,7 +14,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/upstream-oauth2/caddy-upstream-oauth2/tokenendpoint"
+	"github.com/upstream-oauth2/caddy-upstream-oauth2/authserver"
 )
 
 // The credentials of every test here. The secret has what form-encoding,
@@ -27,11 +27,11 @@ const (
 )
 
 // request is a token request as the proxy makes it.
-func request(endpoint string) tokenendpoint.Request {
-	return tokenendpoint.Request{
+func request(endpoint string) authserver.Request {
+	return authserver.Request{
 		Endpoint:  endpoint,
 		Form:      url.Values{"grant_type": {"client_credentials"}},
-		Auth:      tokenendpoint.ClientSecretPost{ID: clientID, Secret: tokenendpoint.NewSecret(clientSecret)},
+		Auth:      authserver.ClientSecretPost{ID: clientID, Secret: authserver.NewSecret(clientSecret)},
 		UserAgent: "test/1",
 		Timeout:   time.Minute,
 	}
@@ -63,9 +63,9 @@ func contentType(value string) http.Header {
 
 // mustFail returns the error of a token request, which is always an *Error
 // with a text, and never comes with a token.
-func mustFail(t *testing.T, token *tokenendpoint.Token, err error) *tokenendpoint.Error {
+func mustFail(t *testing.T, token *authserver.Token, err error) *authserver.Error {
 	t.Helper()
-	failed, ok := errors.AsType[*tokenendpoint.Error](err)
+	failed, ok := errors.AsType[*authserver.Error](err)
 	if !ok || token != nil {
 		t.Fatalf("got token %v and error %v (%[2]T), want an *Error", token, err)
 	}
@@ -76,7 +76,7 @@ func mustFail(t *testing.T, token *tokenendpoint.Token, err error) *tokenendpoin
 }
 
 // mustSucceed returns the token of a token request.
-func mustSucceed(t *testing.T, token *tokenendpoint.Token, err error) *tokenendpoint.Token {
+func mustSucceed(t *testing.T, token *authserver.Token, err error) *authserver.Token {
 	t.Helper()
 	if err != nil {
 		t.Fatalf("got error %q, want a token", err)
@@ -84,14 +84,14 @@ func mustSucceed(t *testing.T, token *tokenendpoint.Token, err error) *tokenendp
 	return token
 }
 
-var kindNames = map[tokenendpoint.Kind]string{
-	tokenendpoint.Unprepared:  "Unprepared",
-	tokenendpoint.Unavailable: "Unavailable",
-	tokenendpoint.Refused:     "Refused",
-	tokenendpoint.Unreadable:  "Unreadable",
+var kindNames = map[authserver.Kind]string{
+	authserver.Unprepared:  "Unprepared",
+	authserver.Unavailable: "Unavailable",
+	authserver.Refused:     "Refused",
+	authserver.Unreadable:  "Unreadable",
 }
 
-func checkKind(t *testing.T, failed *tokenendpoint.Error, want tokenendpoint.Kind) {
+func checkKind(t *testing.T, failed *authserver.Error, want authserver.Kind) {
 	t.Helper()
 	if failed.Kind != want {
 		t.Errorf("the error is %s, want %s: %v", kindNames[failed.Kind], kindNames[want], failed)
@@ -180,6 +180,6 @@ func newTransport(t *testing.T) *http.Transport {
 }
 
 // do sends r on the context of the test.
-func do(t *testing.T, r tokenendpoint.Request, transport http.RoundTripper) (*tokenendpoint.Token, error) {
+func do(t *testing.T, r authserver.Request, transport http.RoundTripper) (*authserver.Token, error) {
 	return r.Do(context.WithoutCancel(t.Context()), transport)
 }

@@ -1,4 +1,4 @@
-package tokenendpoint_test
+package authserver_test
 
 import (
 	"bufio"
@@ -20,7 +20,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/upstream-oauth2/caddy-upstream-oauth2/tokenendpoint"
+	"github.com/upstream-oauth2/caddy-upstream-oauth2/authserver"
 )
 
 // What arrives at the server, byte by byte where it matters.
@@ -30,23 +30,23 @@ func TestRequestAsSent(t *testing.T) {
 		header            http.Header
 		length            int64
 	}
-	secret := tokenendpoint.NewSecret("s3cret")
+	secret := authserver.NewSecret("s3cret")
 	tests := []struct {
 		name   string
-		change func(*tokenendpoint.Request)
+		change func(*authserver.Request)
 		uri    string
 		body   string
 		header http.Header // besides the fields of every request
 	}{
 		{
 			name:   "nothing but the grant",
-			change: func(*tokenendpoint.Request) {},
+			change: func(*authserver.Request) {},
 			uri:    "/token",
 			body:   "client_id=app&client_secret=s3cret&grant_type=client_credentials",
 		},
 		{
 			name: "parameters",
-			change: func(r *tokenendpoint.Request) {
+			change: func(r *authserver.Request) {
 				r.Form.Set("scope", "read write")
 				r.Form.Set("audience", "https://api.example.com/?a=b&c")
 			},
@@ -55,7 +55,7 @@ func TestRequestAsSent(t *testing.T) {
 		},
 		{
 			name: "empty parameters are left out",
-			change: func(r *tokenendpoint.Request) {
+			change: func(r *authserver.Request) {
 				r.Form.Set("scope", "")
 				r.Form["audience"] = []string{"", "a", ""}
 				r.Form["resource"] = nil
@@ -66,13 +66,13 @@ func TestRequestAsSent(t *testing.T) {
 		{
 			// RFC 8707 section 2: the one parameter that may come again.
 			name:   "several resources",
-			change: func(r *tokenendpoint.Request) { r.Form["resource"] = []string{"https://a", "https://b"} },
+			change: func(r *authserver.Request) { r.Form["resource"] = []string{"https://a", "https://b"} },
 			uri:    "/token",
 			body:   "client_id=app&client_secret=s3cret&grant_type=client_credentials&resource=https%3A%2F%2Fa&resource=https%3A%2F%2Fb",
 		},
 		{
 			name: "the client's id and secret are not repeated",
-			change: func(r *tokenendpoint.Request) {
+			change: func(r *authserver.Request) {
 				r.Form.Set("client_id", "other")
 				r.Form.Set("client_secret", "other")
 			},
@@ -81,7 +81,7 @@ func TestRequestAsSent(t *testing.T) {
 		},
 		{
 			name:   "no secret in the body with Basic",
-			change: func(r *tokenendpoint.Request) { r.Auth = tokenendpoint.ClientSecretBasic{ID: "app", Secret: secret} },
+			change: func(r *authserver.Request) { r.Auth = authserver.ClientSecretBasic{ID: "app", Secret: secret} },
 			uri:    "/token",
 			body:   "grant_type=client_credentials",
 			header: http.Header{"Authorization": {"Basic YXBwOnMzY3JldA=="}},
@@ -89,19 +89,19 @@ func TestRequestAsSent(t *testing.T) {
 		{
 			// RFC 6749 section 3.2: the endpoint's query is kept.
 			name:   "the endpoint's query",
-			change: func(r *tokenendpoint.Request) { r.Endpoint += "?tenant=a%2Fb&empty=&v=2" },
+			change: func(r *authserver.Request) { r.Endpoint += "?tenant=a%2Fb&empty=&v=2" },
 			uri:    "/token?tenant=a%2Fb&empty=&v=2",
 			body:   "client_id=app&client_secret=s3cret&grant_type=client_credentials",
 		},
 		{
 			name:   "the endpoint's path as it is written",
-			change: func(r *tokenendpoint.Request) { r.Endpoint += "/a%2Fb//c" },
+			change: func(r *authserver.Request) { r.Endpoint += "/a%2Fb//c" },
 			uri:    "/token/a%2Fb//c",
 			body:   "client_id=app&client_secret=s3cret&grant_type=client_credentials",
 		},
 		{
 			name: "header fields win over ours",
-			change: func(r *tokenendpoint.Request) {
+			change: func(r *authserver.Request) {
 				r.Header = http.Header{"Accept": {"*/*"}, "User-Agent": {"mine/2"}, "X-Tenant": {"a"}}
 			},
 			uri:    "/token",
@@ -120,7 +120,7 @@ func TestRequestAsSent(t *testing.T) {
 			defer server.Close()
 
 			r := request(server.URL + "/token")
-			r.Auth = tokenendpoint.ClientSecretPost{ID: "app", Secret: secret}
+			r.Auth = authserver.ClientSecretPost{ID: "app", Secret: secret}
 			test.change(&r)
 			token, err := do(t, r, newTransport(t))
 			if access := mustSucceed(t, token, err).AccessToken.Reveal(); access != "tok-25" {
@@ -169,7 +169,7 @@ func TestRequestIsNotChanged(t *testing.T) {
 	r := request(endpoint)
 	r.Form["empty"] = []string{""}
 	r.Header = http.Header{"X-Tenant": {"a"}}
-	r.Auth = tokenendpoint.ClientSecretBasic{ID: "app", Secret: tokenendpoint.NewSecret("s3cret")}
+	r.Auth = authserver.ClientSecretBasic{ID: "app", Secret: authserver.NewSecret("s3cret")}
 	form, header := r.Form.Encode(), fmt.Sprint(r.Header)
 
 	var group sync.WaitGroup
@@ -217,14 +217,14 @@ func TestRequestUnprepared(t *testing.T) {
 		r.Auth = failingAuth{errors.New("client.pem is gone")}
 		token, err := do(t, r, unused)
 		failed := mustFail(t, token, err)
-		checkKind(t, failed, tokenendpoint.Unprepared)
+		checkKind(t, failed, authserver.Unprepared)
 		if failed.Error() != "client.pem is gone" {
 			t.Errorf("the error says %q", failed)
 		}
 	})
 	t.Run("an endpoint that is no URL", func(t *testing.T) {
 		token, err := do(t, request("https://auth.example.com/%zz"), unused)
-		checkKind(t, mustFail(t, token, err), tokenendpoint.Unprepared)
+		checkKind(t, mustFail(t, token, err), authserver.Unprepared)
 	})
 }
 
@@ -265,7 +265,7 @@ func TestRedirectsAreNotFollowed(t *testing.T) {
 				transport := otherTLS.Client().Transport // trusts the other host, too
 				token, err := do(t, request(server.URL+"/token"), transport)
 				failed := mustFail(t, token, err)
-				checkKind(t, failed, tokenendpoint.Unreadable)
+				checkKind(t, failed, authserver.Unreadable)
 				if failed.Status != status || !strings.Contains(failed.Error(), "redirects are not followed") {
 					t.Errorf("status %d, error %v", failed.Status, failed)
 				}
@@ -330,7 +330,7 @@ func TestAnswerSize(t *testing.T) {
 				return
 			}
 			failed := mustFail(t, token, err)
-			checkKind(t, failed, tokenendpoint.Unreadable)
+			checkKind(t, failed, authserver.Unreadable)
 			if !strings.Contains(failed.Error(), "larger than 1048576 bytes") {
 				t.Errorf("the error does not name the limit: %v", failed)
 			}
@@ -352,7 +352,7 @@ func TestEndlessAnswer(t *testing.T) {
 		}
 	})
 	token, err := do(t, request(endless.url), newTransport(t))
-	checkKind(t, mustFail(t, token, err), tokenendpoint.Unreadable)
+	checkKind(t, mustFail(t, token, err), authserver.Unreadable)
 }
 
 // An encoding that was not asked for, or that is not what it says, is no
@@ -360,12 +360,12 @@ func TestEndlessAnswer(t *testing.T) {
 func TestAnswerEncoding(t *testing.T) {
 	tests := []struct {
 		name, encoding, body string
-		want                 tokenendpoint.Kind
+		want                 authserver.Kind
 	}{
-		{"gzip that is none", "gzip", goodBody, tokenendpoint.Unreadable},
-		{"gzip with a wrong checksum", "gzip", corrupt(string(compress(t, []byte(goodBody)))), tokenendpoint.Unreadable},
-		{"br", "br", "\x0b\x0c\x80" + goodBody + "\x03", tokenendpoint.Unreadable},
-		{"deflate", "deflate", "\x78\x9c\xab\x56\x4a\x4c", tokenendpoint.Unreadable},
+		{"gzip that is none", "gzip", goodBody, authserver.Unreadable},
+		{"gzip with a wrong checksum", "gzip", corrupt(string(compress(t, []byte(goodBody)))), authserver.Unreadable},
+		{"br", "br", "\x0b\x0c\x80" + goodBody + "\x03", authserver.Unreadable},
+		{"deflate", "deflate", "\x78\x9c\xab\x56\x4a\x4c", authserver.Unreadable},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -435,7 +435,7 @@ func TestTimeout(t *testing.T) {
 				r.Timeout = timeout
 				token, err := do(t, r, transport)
 				failed := mustFail(t, token, err)
-				checkKind(t, failed, tokenendpoint.Unavailable)
+				checkKind(t, failed, authserver.Unavailable)
 				if took := time.Since(start); took != timeout {
 					t.Errorf("it took %s, want %s", took, timeout)
 				}
@@ -458,7 +458,7 @@ func TestTimeout(t *testing.T) {
 			r := request("http://auth.example.com/token")
 			r.Timeout = timeout
 			token, err := do(t, r, transport)
-			checkKind(t, mustFail(t, token, err), tokenendpoint.Unavailable)
+			checkKind(t, mustFail(t, token, err), authserver.Unavailable)
 			if took := time.Since(start); took != timeout {
 				t.Errorf("it took %s, want %s", took, timeout)
 			}
@@ -483,7 +483,7 @@ func TestSwitchedProtocols(t *testing.T) {
 
 		start := time.Now()
 		token, err := do(t, request("http://auth.example.com/token"), transport)
-		checkKind(t, mustFail(t, token, err), tokenendpoint.Unreadable)
+		checkKind(t, mustFail(t, token, err), authserver.Unreadable)
 		if took := time.Since(start); took != 0 {
 			t.Errorf("it took %s", took)
 		}
@@ -506,7 +506,7 @@ func TestContextEndsRequest(t *testing.T) {
 		}
 	})
 	token, err := request(server.url).Do(ctx, newTransport(t))
-	checkKind(t, mustFail(t, token, err), tokenendpoint.Unavailable)
+	checkKind(t, mustFail(t, token, err), authserver.Unavailable)
 	if got := len(server.requests()); got != 1 {
 		t.Errorf("%d requests, want 1", got)
 	}
@@ -518,14 +518,14 @@ func TestDeadConnection(t *testing.T) {
 	tests := []struct {
 		name string
 		dies func(*rawConn) // what the connection does with the request
-		kind tokenendpoint.Kind
+		kind authserver.Kind
 	}{
-		{"closed", func(*rawConn) {}, tokenendpoint.Unavailable},
-		{"reset", func(c *rawConn) { _ = c.Conn.(*net.TCPConn).SetLinger(0) }, tokenendpoint.Unavailable},
-		{"broken off in the status line", func(c *rawConn) { c.write("HTTP/1.1 20") }, tokenendpoint.Unavailable},
-		{"broken off in the header", func(c *rawConn) { c.write("HTTP/1.1 200 OK\r\nContent-Le") }, tokenendpoint.Unavailable},
-		{"broken off in the body", func(c *rawConn) { c.write("HTTP/1.1 200 OK\r\nContent-Length: 25\r\n\r\n{") }, tokenendpoint.Unavailable},
-		{"nonsense", func(c *rawConn) { c.write("nonsense\r\n\r\n") }, tokenendpoint.Unreadable},
+		{"closed", func(*rawConn) {}, authserver.Unavailable},
+		{"reset", func(c *rawConn) { _ = c.Conn.(*net.TCPConn).SetLinger(0) }, authserver.Unavailable},
+		{"broken off in the status line", func(c *rawConn) { c.write("HTTP/1.1 20") }, authserver.Unavailable},
+		{"broken off in the header", func(c *rawConn) { c.write("HTTP/1.1 200 OK\r\nContent-Le") }, authserver.Unavailable},
+		{"broken off in the body", func(c *rawConn) { c.write("HTTP/1.1 200 OK\r\nContent-Length: 25\r\n\r\n{") }, authserver.Unavailable},
+		{"nonsense", func(c *rawConn) { c.write("nonsense\r\n\r\n") }, authserver.Unreadable},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
