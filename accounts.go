@@ -264,13 +264,5 @@ func (acc *account) halt() {
 	}
 }
 
-// inputs returns what the account's requests contribute.
-func (acc *account) inputs() []string {
-	if acc == nil {
-		return nil
-	}
-	return acc.request
-}
-
 // name tells accounts apart in the log.
 func (acc *account) name() string { return hex.EncodeToString(acc.key[:4]) }

@@ -30,11 +30,11 @@ type accountServer struct {
 
 var errRefused = &authserver.Error{Kind: authserver.Refused, Code: "invalid_grant"}
 
-func (s *accountServer) fetch(_ context.Context, job job) (*authserver.Token, error) {
+func (s *accountServer) fetch(_ context.Context, inputs []string, _ *authserver.Token) (*authserver.Token, error) {
 	s.requests.Add(1)
 	account := "" // of a client without accounts
-	if len(job.inputs) > 0 {
-		account = job.inputs[0]
+	if len(inputs) > 0 {
+		account = inputs[0]
 	}
 	if s.takes != nil {
 		time.Sleep(s.takes(account))
@@ -56,12 +56,12 @@ func (s *accountServer) report(outcome) {}
 
 func openAccounts(t testing.TB, limit int, s *accountServer) *tokenCache {
 	t.Helper()
-	key := t.Name()
-	cache, err := openCache(key, twentyPercent, limit, s)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = closeCache(key, cache, s) })
+	cache := newTokenCache(twentyPercent, limit)
+	cache.lend(s)
+	t.Cleanup(func() {
+		cache.takeBack(s)
+		cache.close()
+	})
 	return cache
 }
 
@@ -154,7 +154,7 @@ func TestManyNewcomersAtATime(t *testing.T) {
 		server := &accountServer{lifetime: time.Hour, takes: func(string) time.Duration { return time.Second }}
 		cache := newTokenCache(twentyPercent, accounts)
 		cache.fetchers = []fetcher{server}
-		defer func() { _ = cache.Destruct() }()
+		defer cache.close()
 
 		var asking sync.WaitGroup
 		for i := range accounts {
@@ -188,7 +188,7 @@ func TestFloodOfNewcomersIsBounded(t *testing.T) {
 		}}
 		cache := newTokenCache(twentyPercent, 100)
 		cache.fetchers = []fetcher{server}
-		defer func() { _ = cache.Destruct() }()
+		defer cache.close()
 		if _, err := cache.accounts.slot([]string{"good"}).token(t.Context()); err != nil {
 			t.Fatal(err)
 		}
@@ -211,7 +211,7 @@ func TestFloodOfNewcomersIsBounded(t *testing.T) {
 		}
 		for range 660 { // a request every second, while the flood has its token requests made
 			time.Sleep(time.Second)
-			if token, err := cache.accounts.slot([]string{"good"}).token(t.Context()); err != nil || token.phase(time.Now()) > renewing {
+			if token, err := cache.accounts.slot([]string{"good"}).token(t.Context()); err != nil || token.RequestedAt.Add(token.Lifetime).Before(time.Now()) {
 				t.Errorf("the good account has %v and %v", token, err)
 				break
 			}
@@ -226,12 +226,12 @@ type failingServer struct {
 	errs map[string]error
 }
 
-func (s *failingServer) fetch(ctx context.Context, job job) (*authserver.Token, error) {
-	if err := s.errs[job.inputs[0]]; err != nil {
+func (s *failingServer) fetch(ctx context.Context, inputs []string, held *authserver.Token) (*authserver.Token, error) {
+	if err := s.errs[inputs[0]]; err != nil {
 		s.requests.Add(1)
 		return nil, err
 	}
-	return s.accountServer.fetch(ctx, job)
+	return s.accountServer.fetch(ctx, inputs, held)
 }
 
 // TestWhatWasNotAskedSaysNothing: a token request that could not be made does not
@@ -243,7 +243,7 @@ func TestWhatWasNotAskedSaysNothing(t *testing.T) {
 		server := &failingServer{errs: map[string]error{"first": down, "probe": unread}}
 		cache := newTokenCache(twentyPercent, 100)
 		cache.fetchers = []fetcher{server}
-		defer func() { _ = cache.Destruct() }()
+		defer cache.close()
 		// ask checks what an account is told.
 		ask := func(account string, want error) {
 			t.Helper()
@@ -269,7 +269,7 @@ func TestRefusedAccountBacksOffByItself(t *testing.T) {
 		server := &accountServer{lifetime: time.Hour, refuse: func(account string) bool { return account == "bad" }}
 		cache := newTokenCache(twentyPercent, 100)
 		cache.fetchers = []fetcher{server}
-		defer func() { _ = cache.Destruct() }()
+		defer cache.close()
 
 		for range 600 { // a request every second for ten minutes
 			if _, err := cache.accounts.slot([]string{"bad"}).token(t.Context()); err == nil {
@@ -291,7 +291,7 @@ func TestIdleAccountIsEvictedWhenItsTokenHasExpired(t *testing.T) {
 		server := &accountServer{lifetime: time.Minute}
 		cache := newTokenCache(twentyPercent, 100)
 		cache.fetchers = []fetcher{server}
-		defer func() { _ = cache.Destruct() }()
+		defer cache.close()
 
 		if _, err := cache.accounts.slot([]string{"alice"}).token(t.Context()); err != nil {
 			t.Fatal(err)
@@ -373,7 +373,7 @@ func BenchmarkAccountMemory(b *testing.B) {
 		proven, _ := cache.accounts.size()
 		b.ReportMetric(float64(heapInUse()-before)/float64(proven), "bytes/account")
 		b.ReportMetric(float64(proven), "accounts")
-		_ = cache.Destruct()
+		cache.close()
 	}
 }
 
@@ -408,7 +408,7 @@ func TestOutageCostsFewRequests(t *testing.T) {
 				}}
 				cache := newTokenCache(twentyPercent, 1000)
 				cache.fetchers = []fetcher{server}
-				defer func() { _ = cache.Destruct() }()
+				defer cache.close()
 				down.Store(!test.known)
 				var callers sync.WaitGroup
 				for i := range 500 {
@@ -450,8 +450,8 @@ func TestOneFetchAtATimeForAnAccount(t *testing.T) {
 		}}
 		cache := newTokenCache(twentyPercent, 1)
 		cache.fetchers = []fetcher{server}
-		defer func() { _ = cache.Destruct() }()
-		ask := func(account string) *heldToken {
+		defer cache.close()
+		ask := func(account string) *authserver.Token {
 			held, err := cache.accounts.slot([]string{account}).token(t.Context())
 			if err != nil {
 				t.Errorf("%s: %v", account, err)

@@ -310,7 +310,7 @@ func cleanUp(tb testing.TB, app *App) {
 // often there was none.
 func untilToken(b *testing.B, client *liveClient) (failures int) {
 	for {
-		_, err := client.cache.slot.token(b.Context())
+		_, err := client.shared.cache.slot.token(b.Context())
 		if err == nil {
 			return failures
 		}

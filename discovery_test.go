@@ -590,9 +590,9 @@ func TestServerThatChangesIsFoundAgain(t *testing.T) {
 				client := &liveClient{
 					Client:    Client{Issuer: "https://auth.example", ClientID: "partner-id", ClientSecret: "partner-secret"},
 					transport: server,
-					cache:     newTokenCache(twentyPercent, 0),
+					shared:    &shared{cache: newTokenCache(twentyPercent, 0)},
 				}
-				_, err := client.fetch(t.Context(), job{})
+				_, err := client.fetch(t.Context(), nil, nil)
 				if supported := test.grants == good; (err == nil) != supported {
 					t.Fatalf("the first token request: %v", err)
 				}
@@ -600,7 +600,7 @@ func TestServerThatChangesIsFoundAgain(t *testing.T) {
 				server.at, server.grants = test.laterAt, good
 				failing := 0
 				for range 600 { // a token request every second for ten minutes
-					if _, err := client.fetch(t.Context(), job{}); err != nil {
+					if _, err := client.fetch(t.Context(), nil, nil); err != nil {
 						failing++
 					}
 					time.Sleep(time.Second)

@@ -64,20 +64,20 @@ func (c *liveClient) newProver() *prover {
 	}
 	return &prover{
 		key:    c.proofKey,
-		nonces: &c.cache.session.nonces,
+		nonces: &c.shared.session.nonces,
 		base:   strings.TrimSuffix(c.upstreamBase, "/"),
 		origin: authserver.Origin(c.upstreamBase),
 	}
 }
 
 // prove puts a fresh proof on the request, with the newest nonce of the API.
-func (p *prover) prove(r *http.Request, token *heldToken) {
+func (p *prover) prove(r *http.Request, token *authserver.Token) {
 	p.proveWith(r, token, p.nonces.Get(p.origin))
 }
 
 // proveWith is prove with that nonce. Signing fails only if the system has no
 // randomness; then there is no proof, and the API refuses the request.
-func (p *prover) proveWith(r *http.Request, token *heldToken, nonce string) {
+func (p *prover) proveWith(r *http.Request, token *authserver.Token, nonce string) {
 	proof, err := p.key.Proof(authserver.Proof{
 		Method:      r.Method,
 		URL:         p.base + cmp.Or(r.URL.EscapedPath(), "/"), // as it goes upstream

@@ -6,6 +6,8 @@ import (
 	"net/textproto"
 	"net/url"
 	"strings"
+
+	"github.com/upstream-oauth2/caddy-upstream-oauth2/authserver"
 )
 
 // injector puts a token where the upstream looks for it, and nothing else: what
@@ -56,7 +58,7 @@ type original struct {
 //
 // The header field's value stands in room, which belongs to this request alone:
 // handlers such as request_header edit values in place.
-func (in *injector) put(r *http.Request, token *heldToken, room *[1]string) original {
+func (in *injector) put(r *http.Request, token *authserver.Token, room *[1]string) original {
 	before := in.makeRoom(r)
 	if in.query {
 		addQuery(r.URL, in.name, token.AccessToken.Reveal())
@@ -184,7 +186,7 @@ func (in *injector) present(r *http.Request) bool {
 }
 
 // text returns the header field value for the token.
-func (in *injector) text(token *heldToken) string {
+func (in *injector) text(token *authserver.Token) string {
 	switch {
 	case in.byType:
 		return token.Field(token.Scheme)

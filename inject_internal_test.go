@@ -17,8 +17,8 @@ import (
 )
 
 // testToken returns a token in its prime.
-func testToken(value, tokenType string) *heldToken {
-	return &heldToken{Token: authserver.NewToken(value, tokenType)}
+func testToken(value, tokenType string) *authserver.Token {
+	return authserver.NewToken(value, tokenType)
 }
 
 // inserting returns what injects the way the config says; nil is the default.
@@ -71,7 +71,7 @@ func TestInjectedFieldValue(t *testing.T) {
 
 func TestInjectedFieldFollowsTheToken(t *testing.T) {
 	older, newer := testToken("older", "Bearer"), testToken("newer", "Bearer")
-	for _, token := range []*heldToken{older, older, newer, older, newer, newer} {
+	for _, token := range []*authserver.Token{older, older, newer, older, newer, newer} {
 		for prefix, in := range map[string]*injector{
 			"Bearer ": inserting(nil),
 			"OAuth ":  inserting(&Inject{Scheme: "OAuth"}),
@@ -87,7 +87,7 @@ func TestInjectedFieldFollowsTheToken(t *testing.T) {
 }
 
 func TestInjectedFieldIsMadeOnceForEachToken(t *testing.T) {
-	tokens := []*heldToken{testToken("of one account", "Bearer"), testToken("of another account", "Bearer")}
+	tokens := []*authserver.Token{testToken("of one account", "Bearer"), testToken("of another account", "Bearer")}
 	handlers := []*injector{inserting(nil), inserting(nil)} // of two sites
 	r, room := requestWith(http.Header{}), new([1]string)
 	allocations := testing.AllocsPerRun(100, func() {

@@ -35,8 +35,8 @@ type liveClient struct {
 	// accountLogger is for what happens to single accounts: a sample of it.
 	accountLogger *zap.Logger
 
-	key   string
-	cache *tokenCache
+	key    string
+	shared *shared
 
 	chainMu   sync.Mutex // guards the grant that is refreshed, if any
 	chain     *refreshChain
@@ -89,14 +89,14 @@ func newLiveClient(ctx caddy.Context, name string, config Client) (*liveClient, 
 		return nil, err
 	}
 	c.key = c.settingsKey(s, firstRefreshToken, proofKey, e.err != nil)
-	if c.cache, err = openCache(c.key, config.life(), maxAccounts, c); err != nil {
+	if c.shared, err = openShared(c.key, config.life(), maxAccounts, c); err != nil {
 		return nil, err
 	}
 	if !firstRefreshToken.IsZero() {
 		c.joinChain(s, firstRefreshToken)
 	}
 	if c.proofKey = proofKey; config.DPoP != nil && proofKey == nil {
-		if c.proofKey, err = c.cache.session.proofKey(); err != nil {
+		if c.proofKey, err = c.shared.session.proofKey(); err != nil {
 			return nil, errors.Join(err, c.close())
 		}
 	}
@@ -140,23 +140,23 @@ func mayHeal(err error) bool {
 
 func (c *liveClient) close() error {
 	c.leaveChain()
-	return closeCache(c.key, c.cache, c)
+	return closeShared(c.key, c.shared, c)
 }
 
 // slot returns the client's only slot, or that of the account for which a request
 // has those values.
 func (c *liveClient) slot(values []string) *slot {
 	if len(c.inputs) == 0 {
-		return &c.cache.slot
+		return &c.shared.cache.slot
 	}
-	return c.cache.accounts.slot(values)
+	return c.shared.cache.accounts.slot(values)
 }
 
 // warm does ahead what the first request would wait for. A client with accounts
 // has its issuer's metadata fetched, so that a mistake there shows at once.
 func (c *liveClient) warm(ctx context.Context) {
 	if len(c.inputs) == 0 {
-		if flight := c.cache.slot.warm(); flight != nil {
+		if flight := c.shared.cache.slot.warm(); flight != nil {
 			<-flight.done
 		}
 		return

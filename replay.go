@@ -156,7 +156,7 @@ type exchange struct {
 	handler *Handler
 	request *http.Request
 	slot    *slot
-	token   *heldToken
+	token   *authserver.Token
 	value   [1]string  // of the header field, see injector.put
 	body    *recording // nil without a body, or with one that is not to be kept
 

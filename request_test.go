@@ -284,17 +284,17 @@ func TestPanicLeavesTheRefreshTokenFree(t *testing.T) {
 			},
 			transport: new(panickingTransport),
 			logger:    zap.NewNop(),
-			cache:     newTokenCache(twentyPercent, 0),
+			shared:    &shared{cache: newTokenCache(twentyPercent, 0)},
 		}
-		client.cache.fetchers = []fetcher{client}
-		defer func() { _ = client.cache.Destruct() }()
+		client.shared.cache.lend(client)
+		defer client.shared.cache.close()
 		defer client.leaveChain()
 
-		if _, err := client.cache.slot.token(t.Context()); !errors.Is(err, errPanic) {
+		if _, err := client.shared.cache.slot.token(t.Context()); !errors.Is(err, errPanic) {
 			t.Fatalf("the first request fails with %v", err)
 		}
 		time.Sleep(backoffFirst)
-		if token, err := client.cache.slot.token(t.Context()); err != nil || token.AccessToken.Reveal() != "T" {
+		if token, err := client.shared.cache.slot.token(t.Context()); err != nil || token.AccessToken.Reveal() != "T" {
 			t.Errorf("the second one gets %v and %v", token, err)
 		}
 	})

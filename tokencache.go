@@ -43,17 +43,13 @@ const (
 
 // fetcher makes one token request. It belongs to a config; the cache borrows it.
 type fetcher interface {
-	// fetch makes one token request.
-	fetch(ctx context.Context, job job) (*authserver.Token, error)
+	// fetch makes one token request. inputs are what the account's requests
+	// contribute, nil without accounts; held is the token in hand, nil if there is
+	// none.
+	fetch(ctx context.Context, inputs []string, held *authserver.Token) (*authserver.Token, error)
 
 	// report is told how each fetch went.
 	report(outcome)
-}
-
-// job is what a fetch has to know beside the client's settings.
-type job struct {
-	inputs []string          // what the account's requests contribute; nil without accounts
-	held   *authserver.Token // the token in hand, nil if there is none
 }
 
 // outcome is what there is to say about one finished fetch.
@@ -86,32 +82,53 @@ type tokenCache struct {
 	slot     slot      // of the client without accounts
 	accounts *accounts // of a client with accounts, else nil
 	breaker  *breaker  // for accounts, else nil
-	session  session   // kept here for the fetchers; the cache does not look into it
 }
 
-// openCache returns the cache for key, and counts its user until closeCache.
-// maxAccounts is 0 for a client without accounts.
-func openCache(key string, life lifeSettings, maxAccounts int, f fetcher) (*tokenCache, error) {
+// shared is what clients with the same resolved settings share.
+type shared struct {
+	cache   *tokenCache
+	session session
+}
+
+// openShared returns what is shared under key, and counts its user until
+// closeShared. maxAccounts is 0 for a client without accounts.
+func openShared(key string, life lifeSettings, maxAccounts int, f fetcher) (*shared, error) {
 	value, _, err := caches.LoadOrNew(key, func() (caddy.Destructor, error) {
-		return newTokenCache(life, maxAccounts), nil
+		return &shared{cache: newTokenCache(life, maxAccounts)}, nil
 	})
 	if err != nil {
 		return nil, err
 	}
-	c := value.(*tokenCache)
-	c.mu.Lock()
-	c.fetchers = append(c.fetchers, f)
-	c.mu.Unlock()
-	return c, nil
+	s := value.(*shared)
+	s.cache.lend(f)
+	return s, nil
 }
 
-// closeCache takes f out of the cache, which ends with its last fetcher.
-func closeCache(key string, c *tokenCache, f fetcher) error {
-	c.mu.Lock()
-	c.fetchers = slices.DeleteFunc(c.fetchers, func(other fetcher) bool { return other == f })
-	c.mu.Unlock()
+// closeShared takes f out of what is shared, which ends with its last user.
+func closeShared(key string, s *shared, f fetcher) error {
+	s.cache.takeBack(f)
 	_, err := caches.Delete(key)
 	return err
+}
+
+// Destruct implements caddy.Destructor.
+func (s *shared) Destruct() error {
+	s.cache.close()
+	return nil
+}
+
+// lend makes f the newest of the cache's fetchers.
+func (c *tokenCache) lend(f fetcher) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.fetchers = append(c.fetchers, f)
+}
+
+// takeBack takes f out of the cache's fetchers.
+func (c *tokenCache) takeBack(f fetcher) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.fetchers = slices.DeleteFunc(c.fetchers, func(other fetcher) bool { return other == f })
 }
 
 func newTokenCache(life lifeSettings, maxAccounts int) *tokenCache {
@@ -128,15 +145,13 @@ func newTokenCache(life lifeSettings, maxAccounts int) *tokenCache {
 // config let go: its requests may still wait for them.
 const fetchGrace = time.Minute
 
-// Destruct implements caddy.Destructor: it ends the timers at once, and fetches
-// after a while.
-func (c *tokenCache) Destruct() error {
+// close ends the timers at once, and fetches after a while.
+func (c *tokenCache) close() {
 	time.AfterFunc(fetchGrace, c.cancel)
 	c.slot.stop()
 	if c.accounts != nil {
 		c.accounts.stop()
 	}
-	return nil
 }
 
 // fetcher returns the newest config's fetcher; nil if none is left.
@@ -266,13 +281,17 @@ func (e *backoffError) Unwrap() error { return e.err }
 
 // token returns a token that is not expired. It waits only if there is none to
 // use and nothing known to be wrong; ctx ends the wait, not the fetch.
-func (s *slot) token(ctx context.Context) (*heldToken, error) {
+func (s *slot) token(ctx context.Context) (*authserver.Token, error) {
 	held := s.held.Load()
-	if held != nil && !reached(held.renewAt, time.Now()) {
-		held.markUsed()
-		return held, nil
+	if held == nil || reached(held.renewAt, time.Now()) {
+		var err error
+		if held, err = s.tokenNotFresh(ctx); err != nil {
+			return nil, err
+		}
+		return held.Token, nil
 	}
-	return s.tokenNotFresh(ctx)
+	held.markUsed()
+	return held.Token, nil
 }
 
 func (s *slot) tokenNotFresh(ctx context.Context) (*heldToken, error) {
@@ -383,14 +402,14 @@ func (s *slot) backingOff(now time.Time) error {
 // provokes rejections nor an API that is out of order takes a token away from
 // others, or causes more than one token request every rejectionPause.
 //
-// It returns the fetch that brings a newer token; nil if there is nothing to
+// replacement is the fetch that brings a newer token; nil if there is nothing to
 // wait for.
-func (s *slot) reject(t *heldToken) *flight {
+func (s *slot) reject(t *authserver.Token) (replacement *flight) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := time.Now()
 	held := s.held.Load()
-	if held == nil || held.Token != t.Token {
+	if held == nil || held.Token != t {
 		return nil // it has been replaced already
 	}
 	if s.flight == nil {
@@ -405,7 +424,7 @@ func (s *slot) reject(t *heldToken) *flight {
 
 // replace returns the token that takes the place of t, which the API refuses;
 // nil if there is none.
-func (s *slot) replace(ctx context.Context, t *heldToken) *heldToken {
+func (s *slot) replace(ctx context.Context, t *authserver.Token) *authserver.Token {
 	if flight := s.reject(t); flight != nil {
 		select {
 		case <-flight.done:
@@ -414,11 +433,11 @@ func (s *slot) replace(ctx context.Context, t *heldToken) *heldToken {
 		}
 	}
 	newest := s.held.Load()
-	if newest.phase(time.Now()) == absent || newest.Token == t.Token {
+	if newest.phase(time.Now()) == absent || newest.Token == t {
 		return nil
 	}
 	newest.markUsed()
-	return newest
+	return newest.Token
 }
 
 // warm fetches the first token, unless there is one or a reason to wait. It
@@ -445,24 +464,24 @@ func (s *slot) fetchNow() *flight {
 		s.cache.accounts.wait(s.account)
 	}
 	s.flight = &flight{done: make(chan struct{}), started: time.Now()}
-	next := job{inputs: s.account.inputs()}
-	if held := s.held.Load(); held != nil {
-		next.held = held.Token
+	var held *authserver.Token
+	if h := s.held.Load(); h != nil {
+		held = h.Token
 	}
-	go s.fly(s.flight, next)
+	go s.fly(s.flight, held)
 	return s.flight
 }
 
 // fly makes the fetch. It belongs to no request, and to no config: only its own
 // deadline ends it.
-func (s *slot) fly(f *flight, job job) {
+func (s *slot) fly(f *flight, held *authserver.Token) {
 	source := s.cache.fetcher()
 	if source == nil { // the last config is going
 		s.land(f, nil, context.Canceled)
 		close(f.done)
 		return
 	}
-	token, err := s.fetch(source, job)
+	token, err := s.fetch(source, held)
 	o := s.land(f, token, err)
 	if s.account != nil {
 		o.account = s.account.name()
@@ -484,16 +503,18 @@ func (s *slot) fly(f *flight, job job) {
 var errPanic = errors.New("the token request panicked: check 'transport'")
 
 // fetch makes the fetch when it is this slot's turn.
-func (s *slot) fetch(source fetcher, job job) (token *authserver.Token, err error) {
+func (s *slot) fetch(source fetcher, held *authserver.Token) (token *authserver.Token, err error) {
 	defer func() {
 		if recover() != nil {
 			token, err = nil, errPanic
 		}
 	}()
 	if s.account != nil {
-		return s.cache.breaker.guard(job.held == nil, func() (*authserver.Token, error) { return source.fetch(s.cache.ctx, job) })
+		return s.cache.breaker.guard(held == nil, func() (*authserver.Token, error) {
+			return source.fetch(s.cache.ctx, s.account.request, held)
+		})
 	}
-	return source.fetch(s.cache.ctx, job)
+	return source.fetch(s.cache.ctx, nil, held)
 }
 
 // land ends a flight with what it brought.

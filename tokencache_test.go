@@ -79,7 +79,7 @@ type report struct {
 	at time.Time
 }
 
-func (c *scriptedConfig) fetch(ctx context.Context, _ job) (*authserver.Token, error) {
+func (c *scriptedConfig) fetch(ctx context.Context, _ []string, _ *authserver.Token) (*authserver.Token, error) {
 	now := time.Now()
 	c.mu.Lock()
 	c.requests = append(c.requests, now)
@@ -205,6 +205,7 @@ var twentyPercent = lifeSettings{refreshAhead: ahead{percent: 20}, defaultLifeti
 // made at a time.
 type rig struct {
 	t      *testing.T
+	shared *shared
 	cache  *tokenCache
 	config *scriptedConfig
 }
@@ -217,11 +218,12 @@ func newRig(t *testing.T, life lifeSettings, script func(n int) answer) *rig {
 	key := fmt.Sprintf("%s %d", t.Name(), rigs.Add(1))
 	r := &rig{t: t, config: &scriptedConfig{script: script}}
 	var err error
-	if r.cache, err = openCache(key, life, 100, r.config); err != nil {
+	if r.shared, err = openShared(key, life, 100, r.config); err != nil {
 		t.Fatal(err)
 	}
+	r.cache = r.shared.cache
 	t.Cleanup(func() {
-		if err := closeCache(key, r.cache, r.config); err != nil {
+		if err := closeShared(key, r.shared, r.config); err != nil {
 			t.Error(err)
 		}
 		time.Sleep(2 * fetchGrace) // by then the last fetch has been ended
@@ -1219,13 +1221,13 @@ func TestReportsTellTheStory(t *testing.T) {
 func (r *rig) join(key, name string) (config *scriptedConfig, leave func()) {
 	r.t.Helper()
 	config = &scriptedConfig{name: name, script: r.config.script}
-	cache, err := openCache(key, twentyPercent, 100, config)
+	shared, err := openShared(key, twentyPercent, 100, config)
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	r.cache = cache
+	r.shared, r.cache = shared, shared.cache
 	return config, func() {
-		if err := closeCache(key, cache, config); err != nil {
+		if err := closeShared(key, shared, config); err != nil {
 			r.t.Error(err)
 		}
 	}
@@ -1386,9 +1388,7 @@ func TestDestructEndsTimersAndFetches(t *testing.T) {
 				r := newRig(t, twentyPercent, test.script)
 				test.start(r)
 				r.wantCount(1)
-				if err := r.cache.Destruct(); err != nil {
-					t.Fatal(err)
-				}
+				r.cache.close()
 				time.Sleep(24 * time.Hour)
 				r.wantCount(1)
 				if r.config.busy() {
@@ -1401,7 +1401,7 @@ func TestDestructEndsTimersAndFetches(t *testing.T) {
 	t.Run("and lets waiting requests go", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			r := newRig(t, twentyPercent, always(answer{after: never}))
-			time.AfterFunc(time.Second, func() { _ = r.cache.Destruct() })
+			time.AfterFunc(time.Second, r.cache.close)
 			if got := r.take(t.Context()); !errors.Is(got.err, context.Canceled) || got.waited != time.Second+fetchGrace {
 				t.Errorf("got %v after %v, want the end of the cache, a minute after its last config's", got.err, got.waited)
 			}
@@ -1417,7 +1417,7 @@ func TestDestructEndsTimersAndFetches(t *testing.T) {
 func TestWaiterThatWakesLate(t *testing.T) {
 	cache := newTokenCache(twentyPercent, 0)
 	cache.fetchers = []fetcher{&accountServer{lifetime: time.Hour}}
-	defer func() { _ = cache.Destruct() }()
+	defer cache.close()
 	failed := &flight{done: make(chan struct{}), started: time.Now()}
 	close(failed.done)
 	want, err := cache.slot.token(t.Context())
@@ -1425,7 +1425,7 @@ func TestWaiterThatWakesLate(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	if got, err := cache.slot.await(t.Context(), failed, nil, nil); got != want {
+	if got, err := cache.slot.await(t.Context(), failed, nil, nil); got == nil || got.Token != want {
 		t.Errorf("the waiter gets %v, %v", got, err)
 	}
 }
@@ -1436,7 +1436,7 @@ func TestIdleClientIsNotWarmedAgain(t *testing.T) {
 		server := &accountServer{lifetime: time.Minute}
 		cache := newTokenCache(twentyPercent, 0)
 		cache.fetchers = []fetcher{server}
-		defer func() { _ = cache.Destruct() }()
+		defer cache.close()
 		<-cache.slot.warm().done
 		time.Sleep(time.Hour)
 

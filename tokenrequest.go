@@ -30,7 +30,7 @@ var userAgent = func() string {
 }()
 
 // fetch implements fetcher.
-func (c *liveClient) fetch(ctx context.Context, job job) (*authserver.Token, error) {
+func (c *liveClient) fetch(ctx context.Context, inputs []string, held *authserver.Token) (*authserver.Token, error) {
 	// reverse_proxy's transport wants a replacer where a server_name has a
 	// placeholder.
 	repl := caddy.NewReplacer()
@@ -38,7 +38,7 @@ func (c *liveClient) fetch(ctx context.Context, job job) (*authserver.Token, err
 	ctx, cancel := context.WithTimeout(ctx, c.timeout()) // of metadata and token together
 	defer cancel()
 
-	e := &expander{repl: repl, inputs: byInput(c.inputs, job.inputs), last: c.last}
+	e := &expander{repl: repl, inputs: byInput(c.inputs, inputs), last: c.last}
 	s, err := c.resolve(e)
 	if err != nil {
 		return nil, err
@@ -68,14 +68,14 @@ func (c *liveClient) fetch(ctx context.Context, job job) (*authserver.Token, err
 		Header:    s.header,
 		UserAgent: userAgent,
 		Timeout:   c.timeout(),
-		Held:      held(job),
+		Held:      secretsOf(held),
 		Proof:     c.proofKey,
-		Nonces:    &c.cache.session.nonces,
+		Nonces:    &c.shared.session.nonces,
 	}
 	token, err = request.Do(ctx, c.transport)
 	if err != nil {
 		if metadata != nil && mayHaveMoved(err) {
-			c.cache.session.doubt(metadata)
+			c.shared.session.doubt(metadata)
 		}
 		return nil, c.explained(err)
 	}
@@ -109,12 +109,12 @@ func mayHaveMoved(err error) bool {
 	return ok && (failed.Kind == authserver.Unavailable || failed.Kind == authserver.Unreadable)
 }
 
-// held returns the token in hand, which no error text may show.
-func held(job job) []authserver.Secret {
-	if job.held == nil {
+// secretsOf returns what no error text may show of the token in hand.
+func secretsOf(held *authserver.Token) []authserver.Secret {
+	if held == nil {
 		return nil
 	}
-	return []authserver.Secret{job.held.AccessToken, job.held.RefreshToken}
+	return []authserver.Secret{held.AccessToken, held.RefreshToken}
 }
 
 // discover fills in the token endpoint from the issuer's metadata, which it
@@ -123,7 +123,7 @@ func (c *liveClient) discover(ctx context.Context, s *settings) (*authserver.Met
 	if s.endpoint != "" {
 		return nil, nil
 	}
-	metadata, err := c.cache.session.discover(ctx, func(ctx context.Context) (*authserver.Metadata, error) {
+	metadata, err := c.shared.session.discover(ctx, func(ctx context.Context) (*authserver.Metadata, error) {
 		return authserver.MetadataRequest{
 			Issuer:    s.issuer,
 			UserAgent: userAgent,
@@ -135,7 +135,7 @@ func (c *liveClient) discover(ctx context.Context, s *settings) (*authserver.Met
 		return nil, err
 	}
 	if err := c.checkSupport(metadata); err != nil {
-		c.cache.session.doubt(metadata)
+		c.shared.session.doubt(metadata)
 		return nil, err
 	}
 	s.endpoint = metadata.TokenEndpointFor(presentsCertificate(c.transport))
@@ -164,7 +164,7 @@ func (c *liveClient) checkAssertion(e *expander, metadata *authserver.Metadata, 
 		return
 	}
 	if err := metadata.CheckAssertion(auth); err != nil {
-		c.cache.session.doubt(metadata)
+		c.shared.session.doubt(metadata)
 		e.err = err
 	}
 }
