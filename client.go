@@ -149,6 +149,29 @@ type Inject struct {
 	Scheme string `json:"scheme,omitempty"`
 }
 
+// placement is where on a request the token goes, with the defaults applied.
+type placement struct {
+	name   string // header field in canonical form, or query parameter
+	query  bool
+	scheme string // before the token in a header field; "" for none
+	byType bool   // the scheme comes from the token's type instead
+}
+
+func (c *Client) placement() placement {
+	switch {
+	case c.Inject == nil:
+		return placement{name: "Authorization", byType: true}
+	case c.Inject.In == injectQuery:
+		return placement{name: c.Inject.Name, query: true}
+	}
+	p := placement{name: textproto.CanonicalMIMEHeaderKey(c.Inject.Name), scheme: c.Inject.Scheme}
+	if p.name == "" {
+		p.name = "Authorization"
+	}
+	p.byType = p.name == "Authorization" && p.scheme == ""
+	return p
+}
+
 // Ways to send the token, and what to do without one.
 const (
 	injectHeader  = "header"
@@ -319,8 +342,8 @@ func (c *Client) checkAccount() error {
 		return optionErrorf("account", "%q is the same for every request: write a request placeholder, such as {http.auth.user.id}", c.Account)
 	case c.MaxAccounts < 0:
 		return optionErrorf("max_accounts", "must be a number greater than zero")
-	case c.KeepExisting && slices.Contains(sourceHeaders(c.requestInputs()), newInjector(*c).name):
-		return optionErrorf("keep_existing", "every caller brings an %s field here, so none would get a token: remove 'keep_existing', or take the caller's token from another field", newInjector(*c).name)
+	case c.KeepExisting && slices.Contains(sourceHeaders(c.requestInputs()), c.placement().name):
+		return optionErrorf("keep_existing", "every caller brings an %s field here, so none would get a token: remove 'keep_existing', or take the caller's token from another field", c.placement().name)
 	case c.MaxAccounts > 0 && len(c.requestInputs()) == 0:
 		return optionErrorf("max_accounts", "goes with 'account', or with a grant for each caller")
 	}

@@ -14,31 +14,15 @@ import (
 // the caller sent there is taken out first, under any spelling that an upstream
 // may read as the same name.
 type injector struct {
-	name   string // header field in canonical form, or query parameter
-	query  bool
-	scheme string // before the token in a header field; "" for none
-	byType bool   // the scheme comes from the token's type instead
-
+	placement
 	aliased bool // the name has a "-", "_" or ".", which may be spelled otherwise
 
 	prover  *prover  // makes DPoP proofs; nil without dpop
 	sources []string // header fields that the caller meant for us, see sourceHeaders
 }
 
-func newInjector(c Client) *injector {
-	if c.Inject == nil {
-		return &injector{name: "Authorization", byType: true}
-	}
-	if c.Inject.In == injectQuery {
-		return &injector{name: c.Inject.Name, query: true}
-	}
-	in := &injector{name: textproto.CanonicalMIMEHeaderKey(c.Inject.Name), scheme: c.Inject.Scheme}
-	if in.name == "" {
-		in.name = "Authorization"
-	}
-	in.byType = in.name == "Authorization" && in.scheme == ""
-	in.aliased = strings.ContainsAny(in.name, "-_.")
-	return in
+func newInjector(p placement) *injector {
+	return &injector{placement: p, aliased: !p.query && strings.ContainsAny(p.name, "-_.")}
 }
 
 // original is what a request was before a token was put on it.

@@ -22,7 +22,10 @@ func testToken(value, tokenType string) *authserver.Token {
 }
 
 // inserting returns what injects the way the config says; nil is the default.
-func inserting(inject *Inject) *injector { return newInjector(Client{Inject: inject}) }
+func inserting(inject *Inject) *injector {
+	client := Client{Inject: inject}
+	return newInjector(client.placement())
+}
 
 // requestWith returns a request with exactly this header.
 func requestWith(header http.Header) *http.Request {

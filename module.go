@@ -219,7 +219,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if err != nil {
 		return err
 	}
-	h.injector = newInjector(h.live.Client)
+	h.injector = newInjector(h.live.placement())
 	h.injector.prover = h.live.newProver()
 	h.injector.sources = sourceHeaders(h.live.inputs)
 	h.rules = newReplayRules(h.live.Client)

@@ -199,7 +199,7 @@ func (c *liveClient) checkTokenType(token *authserver.Token) error {
 // takesUntyped reports whether an exchanged token may be one without a token type
 // ("N_A", RFC 8693 section 2.2.1): it can where it goes upstream without a scheme.
 func (c *Client) takesUntyped() bool {
-	in := newInjector(*c)
+	in := c.placement()
 	return c.grant().grantType() == grantTypes[tokenExchange] && !in.byType && in.scheme == ""
 }
 
