@@ -30,7 +30,7 @@ type accountServer struct {
 
 var errRefused = &authserver.Error{Kind: authserver.Refused, Code: "invalid_grant"}
 
-func (s *accountServer) fetch(_ context.Context, inputs []string, _ *authserver.Token) (*authserver.Token, error) {
+func (s *accountServer) Fetch(_ context.Context, inputs []string, _ *authserver.Token) (*authserver.Token, error) {
 	s.requests.Add(1)
 	account := "" // of a client without accounts
 	if len(inputs) > 0 {
@@ -226,12 +226,12 @@ type failingServer struct {
 	errs map[string]error
 }
 
-func (s *failingServer) fetch(ctx context.Context, inputs []string, held *authserver.Token) (*authserver.Token, error) {
+func (s *failingServer) Fetch(ctx context.Context, inputs []string, held *authserver.Token) (*authserver.Token, error) {
 	if err := s.errs[inputs[0]]; err != nil {
 		s.requests.Add(1)
 		return nil, err
 	}
-	return s.accountServer.fetch(ctx, inputs, held)
+	return s.accountServer.Fetch(ctx, inputs, held)
 }
 
 // TestWhatWasNotAskedSaysNothing: a token request that could not be made does not

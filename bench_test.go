@@ -14,6 +14,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/upstream-oauth2/caddy-upstream-oauth2/config"
 )
 
 // The goal for a request that finds a fresh token: one allocation and 150 ns
@@ -26,7 +27,7 @@ import (
 
 // provisionBench loads a config with the app's clients as Caddy does, without
 // starting it. It logs next to nothing.
-func provisionBench(tb testing.TB, clients map[string]*Client) caddy.Context {
+func provisionBench(tb testing.TB, clients map[string]*config.Client) caddy.Context {
 	tb.Helper()
 	ctx, err := caddy.ProvisionContext(&caddy.Config{
 		Logging: &caddy.Logging{Logs: map[string]*caddy.CustomLog{
@@ -72,9 +73,9 @@ func benchEndpoint(tb testing.TB) string {
 }
 
 // freshHandler returns a handler that has a fresh token.
-func freshHandler(tb testing.TB, inject *Inject) *Handler {
+func freshHandler(tb testing.TB, inject *config.Inject) *Handler {
 	tb.Helper()
-	ctx := provisionBench(tb, map[string]*Client{"bench": {
+	ctx := provisionBench(tb, map[string]*config.Client{"bench": {
 		TokenEndpoint: benchEndpoint(tb),
 		ClientID:      "bench",
 		ClientSecret:  "secret",
@@ -136,10 +137,10 @@ var keepAliveHeader = func() http.Header {
 // benchInjections are places for the token that take different ways.
 var benchInjections = []struct {
 	name   string
-	inject *Inject
+	inject *config.Inject
 }{
 	{"Authorization", nil},
-	{"X-Api-Token", &Inject{Name: "X-Api-Token"}}, // has aliases with "_" and "."
+	{"X-Api-Token", &config.Inject{Name: "X-Api-Token"}}, // has aliases with "_" and "."
 }
 
 var benchRequests = []struct {
@@ -290,11 +291,11 @@ func BenchmarkTenThousandClients(b *testing.B) {
 }
 
 // benchClients makes clients of one endpoint that differ in their id.
-func benchClients(endpoint string) map[string]*Client {
-	clients := make(map[string]*Client, manyClients)
+func benchClients(endpoint string) map[string]*config.Client {
+	clients := make(map[string]*config.Client, manyClients)
 	for i := range manyClients {
 		name := fmt.Sprintf("client-%05d", i)
-		clients[name] = &Client{TokenEndpoint: endpoint, ClientID: name, ClientSecret: "{env.PATH}", Scope: []string{"read:data"}}
+		clients[name] = &config.Client{TokenEndpoint: endpoint, ClientID: name, ClientSecret: "{env.PATH}", Scope: []string{"read:data"}}
 	}
 	return clients
 }
@@ -308,7 +309,7 @@ func cleanUp(tb testing.TB, app *App) {
 
 // untilToken asks for the client's token until there is one, and returns how
 // often there was none.
-func untilToken(b *testing.B, client *liveClient) (failures int) {
+func untilToken(b *testing.B, client *client) (failures int) {
 	for {
 		_, err := client.shared.cache.slot.token(b.Context())
 		if err == nil {

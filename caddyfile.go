@@ -16,12 +16,11 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/dustin/go-humanize"
+
+	"github.com/upstream-oauth2/caddy-upstream-oauth2/config"
 )
 
-const (
-	directive   = "upstream_oauth2"
-	injectUsage = "header [<name> [<scheme>]] | query <name>"
-)
+const directive = "upstream_oauth2"
 
 func init() {
 	httpcaddyfile.RegisterHandlerDirective(directive, parseDirective)
@@ -39,11 +38,11 @@ func parseDirective(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 
 	app := globalApp(h)
 	global, defined := app.Clients[handler.Name]
-	refers := sameConfig(handler.Client, Client{})
+	refers := handler.Client.Equal(config.Client{})
 	switch {
 	case err == nil && refers && !defined:
 		return nil, start.WrapErr(app.noClient(handler.Name))
-	case !refers && defined && !sameConfig(handler.Client, *global):
+	case !refers && defined && !handler.Client.Equal(*global):
 		return nil, start.Errf("client %q is defined under the global option, and not like here: refer to it without a block, or give this one another name", handler.Name)
 	}
 	return handler, err
@@ -181,7 +180,7 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 	if d.NextArg() {
 		return nil, d.Errf("unexpected %q: write '%s { client <name> { ... } }'", d.Val(), directive)
 	}
-	app := App{Clients: make(map[string]*Client)}
+	app := App{Clients: make(map[string]*config.Client)}
 	options := map[string]option{"client": clientOption(d, app.Clients)}
 	if _, err := readOptions(d, "the global option "+directive, options); err != nil {
 		return nil, err
@@ -190,8 +189,8 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 }
 
 // clientOption is a client under the global option.
-func clientOption(d *caddyfile.Dispenser, clients map[string]*Client) option {
-	var client *Client
+func clientOption(d *caddyfile.Dispenser, clients map[string]*config.Client) option {
+	var client *config.Client
 	return option{
 		usage: "<name> { ... }", min: 1, max: 1, repeats: true,
 		set: func(args []string) error {
@@ -202,7 +201,7 @@ func clientOption(d *caddyfile.Dispenser, clients map[string]*Client) option {
 			if _, ok := clients[name]; ok {
 				return fmt.Errorf("%q is defined twice: remove one, or give it another name", name)
 			}
-			client = new(Client)
+			client = new(config.Client)
 			clients[name] = client
 			return nil
 		},
@@ -219,15 +218,15 @@ func clientOption(d *caddyfile.Dispenser, clients map[string]*Client) option {
 
 // checkClient looks at a client as a whole. Its error points at the line it is
 // about, or at the client's first line if that one is missing.
-func checkClient(client *Client, start *caddyfile.Dispenser, lines optionLines) error {
-	if err := client.check(); err != nil {
+func checkClient(client *config.Client, start *caddyfile.Dispenser, lines optionLines) error {
+	if err := client.Check(); err != nil {
 		return lines.of(err, start).WrapErr(err)
 	}
 	return nil
 }
 
 // clientOptions are all lines of a client's block.
-func clientOptions(d *caddyfile.Dispenser, c *Client) map[string]option {
+func clientOptions(d *caddyfile.Dispenser, c *config.Client) map[string]option {
 	return map[string]option{
 		"issuer":         value("<url>", &c.Issuer),
 		"token_endpoint": value("<url>", &c.TokenEndpoint),
@@ -261,23 +260,23 @@ func clientOptions(d *caddyfile.Dispenser, c *Client) map[string]option {
 	}
 }
 
-func clientAuthOption(d *caddyfile.Dispenser, c *Client) option {
-	a := new(ClientAuth)
+func clientAuthOption(d *caddyfile.Dispenser, c *config.Client) option {
+	a := new(config.ClientAuth)
 	return option{
 		usage: "<method> [{ ... }]", min: 1, max: -1,
 		set: func(args []string) error {
 			c.ClientAuth = a
 			a.Method = args[0]
-			rules, known := authOptions[authMethod(a.Method)]
+			block, err := config.AuthOptions(a.Method)
 			switch {
-			case !known:
-				return unknownMethod(a.Method)
-			case authMethod(a.Method) == assertionFile:
+			case err != nil:
+				return err
+			case config.TakesFile(a.Method):
 				if len(args) != 2 {
 					return errors.New("assertion_file needs one file: write 'client_auth assertion_file <file>'")
 				}
 				a.File = args[1]
-			case len(args) > 1 && rules.block == nil:
+			case len(args) > 1 && block == nil:
 				return fmt.Errorf("%s takes no value: write 'client_auth %[1]s'", a.Method)
 			case len(args) > 1:
 				return fmt.Errorf("%s takes no value: write its options in a block", a.Method)
@@ -285,7 +284,7 @@ func clientAuthOption(d *caddyfile.Dispenser, c *Client) option {
 			return nil
 		},
 		block: func() error {
-			names := authOptions[authMethod(a.Method)].block
+			names, _ := config.AuthOptions(a.Method)
 			if names == nil {
 				return refuseBlock(d, "client_auth %s takes no block: remove the block", a.Method)
 			}
@@ -302,17 +301,17 @@ func clientAuthOption(d *caddyfile.Dispenser, c *Client) option {
 	}
 }
 
-func grantOption(d *caddyfile.Dispenser, c *Client) option {
-	g := new(Grant)
+func grantOption(d *caddyfile.Dispenser, c *config.Client) option {
+	g := new(config.Grant)
 	return option{
 		usage: "<type> [{ ... }]", min: 1, max: 1,
 		set: func(args []string) error {
 			c.Grant = g
 			g.Type = args[0]
-			return checkGrantType(g.Type)
+			return config.CheckGrantType(g.Type)
 		},
 		block: func() error {
-			names := grantOptions[g.Type]
+			names := config.GrantOptions(g.Type)
 			if names == nil {
 				return refuseBlock(d, "grant %s takes no block: write further form fields as 'token_param <name> <value>'", g.Type)
 			}
@@ -348,7 +347,7 @@ func only(names []string, options map[string]option) map[string]option {
 }
 
 // scopeOption also takes several scopes in one quoted value.
-func scopeOption(c *Client) option {
+func scopeOption(c *config.Client) option {
 	o := values("<scope>...", &c.Scope)
 	o.set = func(args []string) error {
 		for _, arg := range args {
@@ -360,9 +359,9 @@ func scopeOption(c *Client) option {
 }
 
 // injectOption leaves it to the client's check what goes together.
-func injectOption(c *Client) option {
-	return option{usage: injectUsage, min: 1, max: 3, set: func(args []string) error {
-		c.Inject = &Inject{In: args[0]}
+func injectOption(c *config.Client) option {
+	return option{usage: config.InjectUsage, min: 1, max: 3, set: func(args []string) error {
+		c.Inject = &config.Inject{In: args[0]}
 		if len(args) > 1 {
 			c.Inject.Name = args[1]
 		}
@@ -373,7 +372,7 @@ func injectOption(c *Client) option {
 	}}
 }
 
-func maxAccountsOption(c *Client) option {
+func maxAccountsOption(c *config.Client) option {
 	return option{usage: "<n>", min: 1, max: 1, set: func(args []string) error {
 		n, err := strconv.Atoi(args[0])
 		if err != nil || n < 1 {
@@ -384,19 +383,19 @@ func maxAccountsOption(c *Client) option {
 	}}
 }
 
-func dpopOption(c *Client) option {
+func dpopOption(c *config.Client) option {
 	return option{usage: "[<key file>]", max: 1, set: func(args []string) error {
-		c.DPoP = new(DPoP)
+		c.DPoP = new(config.DPoP)
 		if len(args) == 1 {
-			c.DPoP.Key = Credential(args[0])
+			c.DPoP.Key = config.Credential(args[0])
 		}
 		return nil
 	}}
 }
 
-func replayOption(d *caddyfile.Dispenser, c *Client) option {
+func replayOption(d *caddyfile.Dispenser, c *config.Client) option {
 	const usage = "off | { status <code>... body_limit <size> }"
-	r := new(Replay)
+	r := new(config.Replay)
 	return option{
 		usage: usage, max: 1,
 		set: func(args []string) error {
@@ -419,7 +418,7 @@ func replayOption(d *caddyfile.Dispenser, c *Client) option {
 	}
 }
 
-func statusOption(r *Replay) option {
+func statusOption(r *config.Replay) option {
 	return option{usage: "<code>...", min: 1, max: -1, repeats: true, set: func(args []string) error {
 		for _, arg := range args {
 			code, err := strconv.Atoi(arg)
@@ -432,7 +431,7 @@ func statusOption(r *Replay) option {
 	}}
 }
 
-func bodyLimitOption(r *Replay) option {
+func bodyLimitOption(r *config.Replay) option {
 	return option{usage: "<size>", min: 1, max: 1, set: func(args []string) error {
 		size, err := humanize.ParseBytes(args[0])
 		if err != nil || size > math.MaxInt64 {
@@ -445,7 +444,7 @@ func bodyLimitOption(r *Replay) option {
 }
 
 // transportOption takes the block as reverse_proxy takes its own.
-func transportOption(d *caddyfile.Dispenser, c *Client) option {
+func transportOption(d *caddyfile.Dispenser, c *config.Client) option {
 	return option{
 		usage: "http { ... }", min: 1, max: 1,
 		set: func(args []string) error {

@@ -3,15 +3,19 @@ package upstreamoauth2
 import (
 	"encoding/json"
 	stdflag "flag"
+	"maps"
 	"os"
 	"path/filepath"
 	"reflect"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+
+	"github.com/upstream-oauth2/caddy-upstream-oauth2/config"
 )
 
 var update = stdflag.Bool("update", false, "write the JSON in testdata/adapt anew")
@@ -59,25 +63,25 @@ func TestAdapt(t *testing.T) {
 func TestCaddyfileAndJSONAreAtParity(t *testing.T) {
 	var caddyfiles, configs strings.Builder
 	for _, file := range goldenFiles(t) {
-		input, config, _ := strings.Cut(readFile(t, file), goldenSeparator)
+		input, output, _ := strings.Cut(readFile(t, file), goldenSeparator)
 		caddyfiles.WriteString(input)
-		configs.WriteString(config)
+		configs.WriteString(output)
 	}
-	options := clientOptions(nil, new(Client))
+	options := clientOptions(nil, new(config.Client))
 	for name := range options {
 		if !regexp.MustCompile(`(?m)^\s*` + name + `\b`).MatchString(caddyfiles.String()) {
 			t.Errorf("no Caddyfile in testdata/adapt has the line %s", name)
 		}
 	}
-	for _, config := range []any{App{}, Handler{}, Client{}, ClientAuth{}, Grant{}, Inject{}, Replay{}, DPoP{}} {
-		for field := range reflect.TypeOf(config).Fields() {
+	for _, object := range []any{App{}, Handler{}, config.Client{}, config.ClientAuth{}, config.Grant{}, config.Inject{}, config.Replay{}, config.DPoP{}} {
+		for field := range reflect.TypeOf(object).Fields() {
 			name, _, _ := strings.Cut(field.Tag.Get("json"), ",")
 			if name != "" && !strings.Contains(configs.String(), `"`+name+`":`) {
-				t.Errorf("no Caddyfile in testdata/adapt leads to the field %q of %T", name, config)
+				t.Errorf("no Caddyfile in testdata/adapt leads to the field %q of %T", name, object)
 			}
 		}
 	}
-	for field := range reflect.TypeFor[Client]().Fields() {
+	for field := range reflect.TypeFor[config.Client]().Fields() {
 		name, _, _ := strings.Cut(field.Tag.Get("json"), ",")
 		if _, ok := options[name]; !ok {
 			t.Errorf("the JSON field %q has no line of that name", name)
@@ -150,7 +154,7 @@ func TestRefusedCaddyfiles(t *testing.T) {
 		{"the plural", blockWith("scopes a b"), `upstream_oauth2 has no option "scopes": write 'scope <scope>...', at Caddyfile:6`},
 		{"a line with a dash and a capital", blockWith("Client-Auth none"), `upstream_oauth2 has no option "Client-Auth": write 'client_auth <method> [{ ... }]', at Caddyfile:6`},
 		{"the name of the form field", blockWith("grant_type password"), `upstream_oauth2 has no option "grant_type": write 'grant <type> [{ ... }]', at Caddyfile:6`},
-		{"a line nobody knows", blockWith("colour blue"), `upstream_oauth2 has no option "colour": write one of ` + strings.Join(sortedKeys(clientOptions(nil, new(Client))), ", ") + `, at Caddyfile:6`},
+		{"a line nobody knows", blockWith("colour blue"), `upstream_oauth2 has no option "colour": write one of ` + strings.Join(slices.Sorted(maps.Keys(clientOptions(nil, new(config.Client)))), ", ") + `, at Caddyfile:6`},
 
 		// Arguments and blocks.
 		{"a missing argument", blockWith("scope"), `scope has no value: write 'scope <scope>...' (an unset {$NAME} leaves none), at Caddyfile:6`},
@@ -520,19 +524,19 @@ func FuzzCaddyfile(f *testing.F) {
 			}
 			return
 		}
-		config, err := json.Marshal(handler)
+		encoded, err := json.Marshal(handler)
 		if err != nil {
 			t.Fatalf("it has no JSON: %v", err)
 		}
 		again := new(Handler)
-		if err := caddy.StrictUnmarshalJSON(config, again); err != nil {
-			t.Fatalf("its JSON is refused: %v\n%s", err, config)
+		if err := caddy.StrictUnmarshalJSON(encoded, again); err != nil {
+			t.Fatalf("its JSON is refused: %v\n%s", err, encoded)
 		}
-		if back, _ := json.Marshal(again); string(back) != string(config) {
-			t.Errorf("it comes back as\n%s\nand was\n%s", back, config)
+		if back, _ := json.Marshal(again); string(back) != string(encoded) {
+			t.Errorf("it comes back as\n%s\nand was\n%s", back, encoded)
 		}
-		if !reflect.DeepEqual(again.Client, Client{}) {
-			if err := again.check(); err != nil {
+		if !again.Client.Equal(config.Client{}) {
+			if err := again.Check(); err != nil {
 				t.Errorf("the Caddyfile is accepted, and its JSON is not: %v", err)
 			}
 		}

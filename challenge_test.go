@@ -4,6 +4,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/upstream-oauth2/caddy-upstream-oauth2/config"
 )
 
 // TestParseChallenges: what the APIs of this world write into WWW-Authenticate.
@@ -90,7 +92,8 @@ func FuzzWWWAuthenticate(f *testing.F) {
 				t.Errorf("the error %q comes from nowhere", c.err)
 			}
 		}
-		rules := newReplayRules(Client{})
+		client := new(config.Client)
+		rules := replayRules{client.Rejection()}
 		header := map[string][]string{"Www-Authenticate": {first, second}}
 		if rules.judge(200, header) != accepted {
 			t.Error("a 200 is taken for a rejection")

@@ -9,17 +9,20 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
 
 	"github.com/upstream-oauth2/caddy-upstream-oauth2/authserver"
+	"github.com/upstream-oauth2/caddy-upstream-oauth2/config"
+	"github.com/upstream-oauth2/caddy-upstream-oauth2/internal/tokensource"
 )
 
 // ServeHTTP takes the token, puts it on the request, calls the next handler
 // and puts back what was there before. If the API rejects the token, the
 // request goes out once more with a new one.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	values, flaw := valuesOf(h.live.inputs, r)
+	values, flaw := h.values(r)
 	sources := h.injector.takeSources(r)
 	err := h.serve(w, r, next, values, flaw)
 	if err == nil { // error routes may have an upstream of their own
@@ -28,13 +31,21 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	return err
 }
 
+// values returns what the request contributes to its token request.
+func (h *Handler) values(r *http.Request) ([]string, error) {
+	if len(h.live.inputs) == 0 {
+		return nil, nil
+	}
+	return h.live.inputs.Values(r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer))
+}
+
 // serve is ServeHTTP for a request that contributes these values to its token
 // request, or has this flaw.
 func (h *Handler) serve(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, values []string, flaw error) error {
 	switch {
 	case r.Method == http.MethodTrace:
 		return caddyhttp.Error(http.StatusMethodNotAllowed, errTrace)
-	case h.live.KeepExisting && h.injector.present(r):
+	case h.live.definition.KeepExisting && h.injector.present(r):
 		return next.ServeHTTP(w, r)
 	case flaw != nil:
 		return h.withoutToken(w, r, next, flaw)
@@ -73,7 +84,7 @@ func (h *Handler) withoutToken(w http.ResponseWriter, r *http.Request, next cadd
 	if r.Context().Err() != nil {
 		return caddyhttp.Error(statusClientClosedRequest, errors.New("the caller went away while waiting for an access token"))
 	}
-	if h.live.OnError != onErrorPass {
+	if !h.live.definition.PassesWithoutToken() {
 		return h.refusal(w, err)
 	}
 	before := h.injector.take(r)
@@ -88,12 +99,12 @@ const statusClientClosedRequest = 499
 // ours but for the OAuth error code: what the server said is in the log, not
 // for the caller.
 func (h *Handler) refusal(w http.ResponseWriter, err error) error {
-	if caller, ok := errors.AsType[*callerError](err); ok {
+	if caller, ok := errors.AsType[*config.CallerError](err); ok {
 		h.live.accountLogger.Info("request refused without a token request", zap.Error(caller))
-		return caller.refusal(w)
+		return refusedInput(w, caller)
 	}
 	failed, answered := errors.AsType[*authserver.Error](err)
-	if fault := h.live.callersFault(err); fault != notCallers {
+	if fault := h.live.FaultOf(err); fault != tokensource.NotTheCallers {
 		return refusedCaller(w, fault, failed.Code)
 	}
 
@@ -116,29 +127,30 @@ func (h *Handler) refusal(w http.ResponseWriter, err error) error {
 	return caddyhttp.Error(status, errors.New(text))
 }
 
-// refusal is the answer to a caller whose request no token can be requested for.
-func (e *callerError) refusal(w http.ResponseWriter) error {
+// refusedInput is the answer to a caller whose request no token can be requested
+// for.
+func refusedInput(w http.ResponseWriter, e *config.CallerError) error {
 	const noToken = "no access token for the upstream: "
 	switch {
-	case e.flaw == "" && (e.isProof() || e.option == "account"):
+	case e.Flaw == "" && (e.IsCredential() || e.Option == "account"):
 		w.Header().Set("WWW-Authenticate", "Bearer")
 		return caddyhttp.Error(http.StatusUnauthorized, errors.New(noToken+"the request does not say whom one would be for"))
-	case e.flaw == "":
-		return caddyhttp.Error(http.StatusBadRequest, errors.New(noToken+"the request has nothing for "+e.option))
-	case e.isProof():
+	case e.Flaw == "":
+		return caddyhttp.Error(http.StatusBadRequest, errors.New(noToken+"the request has nothing for "+e.Option))
+	case e.IsCredential():
 		w.Header().Set("WWW-Authenticate", `Bearer error="invalid_token"`)
-		return caddyhttp.Error(http.StatusUnauthorized, errors.New(noToken+"the caller's token "+e.flaw))
+		return caddyhttp.Error(http.StatusUnauthorized, errors.New(noToken+"the caller's token "+e.Flaw))
 	}
-	return caddyhttp.Error(http.StatusBadRequest, errors.New(noToken+"what the request has for "+e.option+" "+e.flaw))
+	return caddyhttp.Error(http.StatusBadRequest, errors.New(noToken+"what the request has for "+e.Option+" "+e.Flaw))
 }
 
 // refusedCaller is the answer to a caller whose own token, right to act or
 // wishes the authorization server does not accept.
-func refusedCaller(w http.ResponseWriter, fault fault, code string) error {
+func refusedCaller(w http.ResponseWriter, fault tokensource.Fault, code string) error {
 	switch fault {
-	case denied:
+	case tokensource.Denied:
 		return caddyhttp.Error(http.StatusForbidden, errors.New("the authorization server denies the caller a token for the upstream ("+code+")"))
-	case badWish:
+	case tokensource.BadRequest:
 		return caddyhttp.Error(http.StatusBadRequest, errors.New("the authorization server does not accept what the request asks for ("+code+")"))
 	}
 	w.Header().Set("WWW-Authenticate", `Bearer error="invalid_token"`)

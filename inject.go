@@ -8,21 +8,22 @@ import (
 	"strings"
 
 	"github.com/upstream-oauth2/caddy-upstream-oauth2/authserver"
+	"github.com/upstream-oauth2/caddy-upstream-oauth2/config"
 )
 
 // injector puts a token where the upstream looks for it, and nothing else: what
 // the caller sent there is taken out first, under any spelling that an upstream
 // may read as the same name.
 type injector struct {
-	placement
+	config.Placement
 	aliased bool // the name has a "-", "_" or ".", which may be spelled otherwise
 
 	prover  *prover  // makes DPoP proofs; nil without dpop
 	sources []string // header fields that the caller meant for us, see sourceHeaders
 }
 
-func newInjector(p placement) *injector {
-	return &injector{placement: p, aliased: !p.query && strings.ContainsAny(p.name, "-_.")}
+func newInjector(p config.Placement) *injector {
+	return &injector{Placement: p, aliased: !p.Query && strings.ContainsAny(p.Name, "-_.")}
 }
 
 // original is what a request was before a token was put on it.
@@ -44,11 +45,11 @@ type original struct {
 // handlers such as request_header edit values in place.
 func (in *injector) put(r *http.Request, token *authserver.Token, room *[1]string) original {
 	before := in.makeRoom(r)
-	if in.query {
-		addQuery(r.URL, in.name, token.AccessToken.Reveal())
+	if in.Query {
+		addQuery(r.URL, in.Name, token.AccessToken.Reveal())
 	} else {
 		room[0] = in.text(token)
-		r.Header[in.name] = room[:]
+		r.Header[in.Name] = room[:]
 	}
 	if in.prover != nil {
 		in.prover.prove(r, token)
@@ -60,7 +61,7 @@ func (in *injector) put(r *http.Request, token *authserver.Token, room *[1]strin
 func (in *injector) take(r *http.Request) original {
 	before := in.makeRoom(r)
 	if before.header != nil {
-		delete(r.Header, in.name)
+		delete(r.Header, in.Name)
 	}
 	return before
 }
@@ -68,12 +69,12 @@ func (in *injector) take(r *http.Request) original {
 // makeRoom removes what must not go upstream beside the field. The header field
 // itself stays: put overwrites it.
 func (in *injector) makeRoom(r *http.Request) original {
-	if in.query {
+	if in.Query {
 		before := original{rawQuery: r.URL.RawQuery, requestURI: r.RequestURI}
-		removeQuery(r.URL, in.name)
+		removeQuery(r.URL, in.Name)
 		return before
 	}
-	before := original{header: r.Header[in.name]}
+	before := original{header: r.Header[in.Name]}
 	if connection := r.Header["Connection"]; in.nominated(connection) {
 		before.connection = connection
 		in.keepFromConnection(r.Header, connection)
@@ -116,11 +117,11 @@ func (before *original) takeOut(h http.Header, name string) {
 
 // putBack makes the request what it was before take or put.
 func (in *injector) putBack(r *http.Request, before *original) {
-	if in.query {
+	if in.Query {
 		r.URL.RawQuery = before.rawQuery
 		r.RequestURI = before.requestURI // rewrite makes it anew from the URL
 	} else {
-		setOrDelete(r.Header, in.name, before.header)
+		setOrDelete(r.Header, in.Name, before.header)
 	}
 	if in.prover != nil {
 		delete(r.Header, dpopField)
@@ -163,26 +164,26 @@ func setOrDelete(h http.Header, name string, values []string) {
 
 // present reports whether the request brings the field itself.
 func (in *injector) present(r *http.Request) bool {
-	if in.query {
-		return r.URL.Query().Has(in.name)
+	if in.Query {
+		return r.URL.Query().Has(in.Name)
 	}
-	return r.Header.Get(in.name) != ""
+	return r.Header.Get(in.Name) != ""
 }
 
 // text returns the header field value for the token.
 func (in *injector) text(token *authserver.Token) string {
 	switch {
-	case in.byType:
+	case in.ByType:
 		return token.Field(token.Scheme)
-	case in.scheme != "":
-		return token.Field(in.scheme)
+	case in.Scheme != "":
+		return token.Field(in.Scheme)
 	}
 	return token.AccessToken.Reveal()
 }
 
 // owns reports whether a header field is set here.
 func (in *injector) owns(name string) bool {
-	return strings.EqualFold(name, in.name) || in.prover != nil && strings.EqualFold(name, dpopField)
+	return strings.EqualFold(name, in.Name) || in.prover != nil && strings.EqualFold(name, dpopField)
 }
 
 // nominated reports whether the caller's Connection field names ours.
@@ -221,7 +222,7 @@ func (in *injector) keepFromConnection(h http.Header, connection []string) {
 func (in *injector) takeAliases(h http.Header) http.Header {
 	var taken http.Header
 	for name, values := range h {
-		if len(name) != len(in.name) || name == in.name || !strings.EqualFold(unifySeparators(name), unifySeparators(in.name)) {
+		if len(name) != len(in.Name) || name == in.Name || !strings.EqualFold(unifySeparators(name), unifySeparators(in.Name)) {
 			continue
 		}
 		if taken == nil {
@@ -236,7 +237,7 @@ func (in *injector) takeAliases(h http.Header) http.Header {
 // takeFromTrailers removes our fields from the request's trailers.
 func (in *injector) takeFromTrailers(trailer http.Header) {
 	in.takeAliases(trailer)
-	delete(trailer, in.name)
+	delete(trailer, in.Name)
 	if in.prover != nil {
 		delete(trailer, dpopField)
 	}

@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"github.com/upstream-oauth2/caddy-upstream-oauth2/authserver"
+	"github.com/upstream-oauth2/caddy-upstream-oauth2/config"
 )
 
 // testToken returns a token in its prime.
@@ -22,9 +23,9 @@ func testToken(value, tokenType string) *authserver.Token {
 }
 
 // inserting returns what injects the way the config says; nil is the default.
-func inserting(inject *Inject) *injector {
-	client := Client{Inject: inject}
-	return newInjector(client.placement())
+func inserting(inject *config.Inject) *injector {
+	client := config.Client{Inject: inject}
+	return newInjector(client.Placement())
 }
 
 // requestWith returns a request with exactly this header.
@@ -44,7 +45,7 @@ func requestFor(rawQuery string) *http.Request {
 func TestInjectedFieldValue(t *testing.T) {
 	tests := []struct {
 		name      string
-		inject    *Inject
+		inject    *config.Inject
 		tokenType string
 		field     string
 		want      string
@@ -53,12 +54,12 @@ func TestInjectedFieldValue(t *testing.T) {
 		{"a type in lower case", nil, "bearer", "Authorization", "Bearer opaque"},
 		{"no type", nil, "", "Authorization", "Bearer opaque"},
 		{"the odd BearerToken", nil, "BearerToken", "Authorization", "Bearer opaque"},
-		{"a scheme in Authorization", &Inject{Scheme: "OAuth"}, "Bearer", "Authorization", "OAuth opaque"},
-		{"a scheme for a type of its own", &Inject{Scheme: "Zoho-oauthtoken"}, "zoho", "Authorization", "Zoho-oauthtoken opaque"},
-		{"Authorization by name", &Inject{Name: "authorization"}, "bearer", "Authorization", "Bearer opaque"},
-		{"another field", &Inject{Name: "X-Api-Token"}, "Bearer", "X-Api-Token", "opaque"},
-		{"another field in lower case", &Inject{Name: "x-api-token"}, "Bearer", "X-Api-Token", "opaque"},
-		{"another field with a scheme", &Inject{Name: "X-Api-Token", Scheme: "Token"}, "Bearer", "X-Api-Token", "Token opaque"},
+		{"a scheme in Authorization", &config.Inject{Scheme: "OAuth"}, "Bearer", "Authorization", "OAuth opaque"},
+		{"a scheme for a type of its own", &config.Inject{Scheme: "Zoho-oauthtoken"}, "zoho", "Authorization", "Zoho-oauthtoken opaque"},
+		{"Authorization by name", &config.Inject{Name: "authorization"}, "bearer", "Authorization", "Bearer opaque"},
+		{"another field", &config.Inject{Name: "X-Api-Token"}, "Bearer", "X-Api-Token", "opaque"},
+		{"another field in lower case", &config.Inject{Name: "x-api-token"}, "Bearer", "X-Api-Token", "opaque"},
+		{"another field with a scheme", &config.Inject{Name: "X-Api-Token", Scheme: "Token"}, "Bearer", "X-Api-Token", "Token opaque"},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -77,12 +78,12 @@ func TestInjectedFieldFollowsTheToken(t *testing.T) {
 	for _, token := range []*authserver.Token{older, older, newer, older, newer, newer} {
 		for prefix, in := range map[string]*injector{
 			"Bearer ": inserting(nil),
-			"OAuth ":  inserting(&Inject{Scheme: "OAuth"}),
-			"":        inserting(&Inject{Name: "X-Api-Token"}),
+			"OAuth ":  inserting(&config.Inject{Scheme: "OAuth"}),
+			"":        inserting(&config.Inject{Name: "X-Api-Token"}),
 		} {
 			r := requestWith(http.Header{})
 			in.put(r, token, new([1]string))
-			if got, want := r.Header.Get(in.name), prefix+token.AccessToken.Reveal(); got != want {
+			if got, want := r.Header.Get(in.Name), prefix+token.AccessToken.Reveal(); got != want {
 				t.Fatalf("the field is %q, want %q", got, want)
 			}
 		}
@@ -125,7 +126,7 @@ func TestInjectedFieldBelongsToItsRequest(t *testing.T) {
 func TestCallersFieldIsTakenOut(t *testing.T) {
 	tests := []struct {
 		name   string
-		inject *Inject
+		inject *config.Inject
 		header http.Header
 		want   http.Header // after take
 	}{
@@ -141,7 +142,7 @@ func TestCallersFieldIsTakenOut(t *testing.T) {
 		},
 		{
 			name:   "spellings that CGI-like upstreams read as the same",
-			inject: &Inject{Name: "X-Api-Token"},
+			inject: &config.Inject{Name: "X-Api-Token"},
 			header: http.Header{
 				"X-Api-Token": {"mine"}, "X_api_token": {"mine"}, "X.api.token": {"mine"}, "X_api-Token": {"mine"},
 				"x-api-token": {"mine"}, "X.API_TOKEN": {"mine"},
@@ -150,13 +151,13 @@ func TestCallersFieldIsTakenOut(t *testing.T) {
 		},
 		{
 			name:   "names that only resemble it stay",
-			inject: &Inject{Name: "X-Api-Token"},
+			inject: &config.Inject{Name: "X-Api-Token"},
 			header: http.Header{"X-Api-Tokens": {"a"}, "Xapitoken": {"b"}, "X-Api-Toke": {"c"}, "X~api~token": {"d"}, "Y-Api-Token": {"e"}},
 			want:   http.Header{"X-Api-Tokens": {"a"}, "Xapitoken": {"b"}, "X-Api-Toke": {"c"}, "X~api~token": {"d"}, "Y-Api-Token": {"e"}},
 		},
 		{
 			name:   "Authorization stays where the token goes elsewhere",
-			inject: &Inject{Name: "X-Api-Token"},
+			inject: &config.Inject{Name: "X-Api-Token"},
 			header: http.Header{"Authorization": {"Basic abc"}},
 			want:   http.Header{"Authorization": {"Basic abc"}},
 		},
@@ -238,15 +239,15 @@ func (b *lateTrailer) Close() error { return nil }
 func TestTrailersCannotCarryTheField(t *testing.T) {
 	tests := []struct {
 		name   string
-		inject *Inject
+		inject *config.Inject
 		prover *prover
 		sent   []string
 		want   []string
 	}{
 		{"the default field", nil, nil, []string{"Authorization", "Dpop", "Checksum"}, []string{"Checksum", "Dpop"}},
 		{"the default field and a proof", nil, testProver(t), []string{"Authorization", "Dpop", "Checksum"}, []string{"Checksum"}},
-		{"another field", &Inject{Name: "X-Api-Token"}, nil, []string{"X-Api-Token", "X_api_token", "X.api.token", "Authorization"}, []string{"Authorization"}},
-		{"a query parameter", &Inject{In: injectQuery, Name: "access_token"}, nil, []string{"Authorization"}, []string{"Authorization"}},
+		{"another field", &config.Inject{Name: "X-Api-Token"}, nil, []string{"X-Api-Token", "X_api_token", "X.api.token", "Authorization"}, []string{"Authorization"}},
+		{"a query parameter", &config.Inject{In: "query", Name: "access_token"}, nil, []string{"Authorization"}, []string{"Authorization"}},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -306,7 +307,7 @@ var oddQueries = []struct {
 func TestQueryInjection(t *testing.T) {
 	for _, test := range oddQueries {
 		t.Run(test.name, func(t *testing.T) {
-			in := inserting(&Inject{In: injectQuery, Name: "access_token"})
+			in := inserting(&config.Inject{In: "query", Name: "access_token"})
 
 			r := requestFor(test.before)
 			in.take(r)
@@ -328,7 +329,7 @@ func TestQueryInjection(t *testing.T) {
 
 	t.Run("a name that needs escapes", func(t *testing.T) {
 		r := requestFor("access token=mine&access+token=mine&access%20token=mine&page=2")
-		inserting(&Inject{In: injectQuery, Name: "access token"}).put(r, testToken("opaque", ""), new([1]string))
+		inserting(&config.Inject{In: "query", Name: "access token"}).put(r, testToken("opaque", ""), new([1]string))
 		if got, want := r.URL.RawQuery, "page=2&access+token=opaque"; got != want {
 			t.Errorf("the query is %q, want %q", got, want)
 		}
@@ -336,10 +337,10 @@ func TestQueryInjection(t *testing.T) {
 }
 
 func TestPresent(t *testing.T) {
-	token, query := &Inject{Name: "X-Api-Token"}, &Inject{In: injectQuery, Name: "access_token"}
+	token, query := &config.Inject{Name: "X-Api-Token"}, &config.Inject{In: "query", Name: "access_token"}
 	tests := []struct {
 		name     string
-		inject   *Inject
+		inject   *config.Inject
 		header   http.Header
 		rawQuery string
 		want     bool
@@ -401,18 +402,18 @@ func TestPutBackRestoresTheRequestBitForBit(t *testing.T) {
 		// Handlers edit the field while it is theirs.
 		switch dice.IntN(4) {
 		case 0:
-			r.Header.Del(in.name)
+			r.Header.Del(in.Name)
 		case 1:
-			r.Header.Add(in.name, "edited")
+			r.Header.Add(in.Name, "edited")
 		case 2:
-			if values := r.Header[in.name]; len(values) > 0 {
+			if values := r.Header[in.Name]; len(values) > 0 {
 				values[0] = "edited"
 			}
-			if in.query { // the field is no business of this injector's
+			if in.Query { // the field is no business of this injector's
 				r.Header = before.header.Clone()
 			}
 		}
-		if in.query {
+		if in.Query {
 			r.Header = before.header.Clone()
 			r.URL.RawQuery += "&edited=1"
 		}
@@ -428,9 +429,9 @@ func TestPutBackRestoresTheRequestBitForBit(t *testing.T) {
 // on it, or after take if the token is empty. It returns what is wrong.
 func whileInjected(r *http.Request, before snapshot, in *injector, token string) string {
 	rest := before.header.Clone() // what is for the upstream
-	if in.query {
+	if in.Query {
 		values, _ := url.ParseQuery(r.URL.RawQuery) // broken parameters are left out
-		got := values[in.name]
+		got := values[in.Name]
 		switch {
 		case token == "" && len(got) > 0:
 			return fmt.Sprintf("the caller's parameter is left: %q", r.URL.RawQuery)
@@ -448,14 +449,14 @@ func whileInjected(r *http.Request, before snapshot, in *injector, token string)
 	found := 0
 	for name, values := range r.Header {
 		switch {
-		case sameToCGI(name, in.name):
+		case sameToCGI(name, in.Name):
 			found++
-			if name != in.name || len(values) != 1 || !strings.HasSuffix(values[0], token) || token == "" {
+			if name != in.Name || len(values) != 1 || !strings.HasSuffix(values[0], token) || token == "" {
 				return fmt.Sprintf("the caller's field is left: %s: %q", name, values)
 			}
 		case name == "Connection":
 			for option := range strings.SplitSeq(strings.Join(values, ","), ",") {
-				if strings.EqualFold(strings.TrimSpace(option), in.name) {
+				if strings.EqualFold(strings.TrimSpace(option), in.Name) {
 					return fmt.Sprintf("Connection still names the field: %q", values)
 				}
 			}
@@ -467,7 +468,7 @@ func whileInjected(r *http.Request, before snapshot, in *injector, token string)
 		return "the token is not there"
 	}
 	for name := range rest {
-		if _, kept := r.Header[name]; !kept && name != "Connection" && !sameToCGI(name, in.name) {
+		if _, kept := r.Header[name]; !kept && name != "Connection" && !sameToCGI(name, in.Name) {
 			return fmt.Sprintf("the field %s is gone", name)
 		}
 	}
@@ -488,15 +489,15 @@ func sameToCGI(a, b string) bool {
 	return variable(a) == variable(b)
 }
 
-func randomInject(dice *rand.Rand) *Inject {
+func randomInject(dice *rand.Rand) *config.Inject {
 	return pick(dice,
 		nil,
-		&Inject{Scheme: "OAuth"},
-		&Inject{Name: "X-Api-Token"},
-		&Inject{Name: "x-api-token", Scheme: "Token"},
-		&Inject{Name: "Token"},
-		&Inject{In: injectQuery, Name: "access_token"},
-		&Inject{In: injectQuery, Name: "a token/?&="},
+		&config.Inject{Scheme: "OAuth"},
+		&config.Inject{Name: "X-Api-Token"},
+		&config.Inject{Name: "x-api-token", Scheme: "Token"},
+		&config.Inject{Name: "Token"},
+		&config.Inject{In: "query", Name: "access_token"},
+		&config.Inject{In: "query", Name: "a token/?&="},
 	)
 }
 
@@ -504,7 +505,7 @@ func randomInject(dice *rand.Rand) *Inject {
 // way of the token.
 func randomRequest(dice *rand.Rand, in *injector) *http.Request {
 	names := []string{
-		in.name, in.name, "Connection", "Accept", "Authorization", "Cookie", "Token", "X-Api-Token", "X_api_token", "X.api.token",
+		in.Name, in.Name, "Connection", "Accept", "Authorization", "Cookie", "Token", "X-Api-Token", "X_api_token", "X.api.token",
 		"X_api-Token", "X-Api-Tokens", "x-api-token", "X-Forwarded-For",
 	}
 	header := make(http.Header)
@@ -512,19 +513,19 @@ func randomRequest(dice *rand.Rand, in *injector) *http.Request {
 		name := pick(dice, names...)
 		if name == "Connection" {
 			header[name] = pick(dice,
-				[]string{"keep-alive"}, []string{in.name}, []string{strings.ToLower(in.name) + " ,close"},
-				[]string{"Upgrade", in.name, "close,,"}, []string{""}, []string{}, []string{",", in.name + "," + in.name})
+				[]string{"keep-alive"}, []string{in.Name}, []string{strings.ToLower(in.Name) + " ,close"},
+				[]string{"Upgrade", in.Name, "close,,"}, []string{""}, []string{}, []string{",", in.Name + "," + in.Name})
 			continue
 		}
 		header[name] = pick(dice, []string{"a"}, []string{""}, []string{}, []string{"a", "b"}, []string{"a", "a"})
 	}
 
-	parameter := url.QueryEscape(in.name)
+	parameter := url.QueryEscape(in.Name)
 	var query []string
 	for range dice.IntN(6) {
 		query = append(query, pick(dice,
 			"page=2", "", "=", "a=b=c", "%zz=%", "q=a b", "é=ü",
-			parameter, parameter+"=mine", parameter+"=", parameter+"x=kept", "%"+fmt.Sprintf("%02X", in.name[0])+url.QueryEscape(in.name[1:])+"=mine"))
+			parameter, parameter+"=mine", parameter+"=", parameter+"x=kept", "%"+fmt.Sprintf("%02X", in.Name[0])+url.QueryEscape(in.Name[1:])+"=mine"))
 	}
 	r := requestFor(strings.Join(query, "&"))
 	r.Header = header

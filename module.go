@@ -13,7 +13,6 @@ package upstreamoauth2
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -26,6 +25,8 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
+
+	"github.com/upstream-oauth2/caddy-upstream-oauth2/config"
 )
 
 func init() {
@@ -39,11 +40,11 @@ func init() {
 // finds its token ready. Loading or validating a config makes no request.
 type App struct {
 	// The clients, by the names that handlers use.
-	Clients map[string]*Client `json:"clients,omitempty"`
+	Clients map[string]*config.Client `json:"clients,omitempty"`
 
 	ctx   caddy.Context
-	named map[string]*liveClient
-	live  []*liveClient
+	named map[string]*client
+	live  []*client
 }
 
 // CaddyModule returns the Caddy module information.
@@ -57,7 +58,7 @@ func (App) CaddyModule() caddy.ModuleInfo {
 // Provision sets up the named clients.
 func (a *App) Provision(ctx caddy.Context) error {
 	a.ctx = ctx
-	a.named = make(map[string]*liveClient)
+	a.named = make(map[string]*client)
 	for _, name := range slices.Sorted(maps.Keys(a.Clients)) {
 		switch {
 		case name == "":
@@ -76,19 +77,19 @@ func (a *App) Provision(ctx caddy.Context) error {
 	return events.(*caddyevents.App).On("started", a)
 }
 
-// open returns the client of that name, made from config. A name stands for
+// open returns the client of that name, made from definition. A name stands for
 // one definition; writing the same one twice is fine.
-func (a *App) open(ctx caddy.Context, name string, config Client) (*liveClient, error) {
+func (a *App) open(ctx caddy.Context, name string, definition config.Client) (*client, error) {
 	if known, ok := a.named[name]; ok {
-		if !sameConfig(known.Client, config) {
+		if !known.definition.Equal(definition) {
 			return nil, fmt.Errorf("client %q is defined twice, and not alike: define it once, under the global option upstream_oauth2, and refer to it by 'upstream_oauth2 %s'", name, name)
 		}
 		return known, nil
 	}
-	client, err := newLiveClient(ctx, name, config)
+	client, err := newClient(ctx, name, definition)
 	if err != nil {
 		if name == "" {
-			name = defaultName(config)
+			name = definition.Name()
 		}
 		return nil, fmt.Errorf("client %q: %w", name, err)
 	}
@@ -99,16 +100,10 @@ func (a *App) open(ctx caddy.Context, name string, config Client) (*liveClient, 
 	return client, nil
 }
 
-func sameConfig(a, b Client) bool {
-	x, _ := json.Marshal(a)
-	y, _ := json.Marshal(b)
-	return string(x) == string(y)
-}
-
 // refer returns the client that is defined by that name in the app. Those that
 // handlers carry are not looked at: which of them are there already depends on
 // the order in which handlers are set up.
-func (a *App) refer(name string) (*liveClient, error) {
+func (a *App) refer(name string) (*client, error) {
 	if name == "" {
 		return nil, errors.New("the handler neither refers to a client nor has the settings of one: write the name of one as its 'client', or the settings")
 	}
@@ -190,9 +185,9 @@ type Handler struct {
 	// the token endpoint, or of the issuer, and the client id.
 	Name string `json:"client,omitempty"`
 
-	Client
+	config.Client
 
-	live     *liveClient
+	live     *client
 	injector *injector
 	rules    replayRules
 }
@@ -211,7 +206,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if err != nil {
 		return err
 	}
-	if sameConfig(h.Client, Client{}) {
+	if h.Client.Equal(config.Client{}) {
 		h.live, err = app.(*App).refer(h.Name)
 	} else {
 		h.live, err = app.(*App).open(ctx, h.Name, h.Client)
@@ -219,10 +214,10 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if err != nil {
 		return err
 	}
-	h.injector = newInjector(h.live.placement())
+	h.injector = newInjector(h.live.definition.Placement())
 	h.injector.prover = h.live.newProver()
-	h.injector.sources = sourceHeaders(h.live.inputs)
-	h.rules = newReplayRules(h.live.Client)
+	h.injector.sources = h.live.inputs.CallerFields()
+	h.rules = replayRules{h.live.definition.Rejection()}
 	h.warnOfDebugLog(ctx)
 	h.warnOfSources(ctx)
 	return nil
@@ -245,9 +240,9 @@ func (h *Handler) warnOfSources(ctx caddy.Context) {
 // Caddy hides there only Authorization and cookies.
 func (h *Handler) warnOfDebugLog(ctx caddy.Context) {
 	debug := ctx.Logger(new(reverseproxy.Handler)).Core().Enabled(zapcore.DebugLevel)
-	if debug && (h.injector.query || h.injector.name != "Authorization" || h.injector.prover != nil) {
+	if debug && (h.injector.Query || h.injector.Name != "Authorization" || h.injector.prover != nil) {
 		ctx.Logger().Warn("at debug level, Caddy logs the header field or the URL that carries the token or its proof: set another level where others read the log",
-			zap.String("client", h.live.name), zap.String("inject", h.injector.name))
+			zap.String("client", h.live.name), zap.String("inject", h.injector.Name))
 	}
 }
 

@@ -15,86 +15,15 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/upstream-oauth2/caddy-upstream-oauth2/authserver"
+	"github.com/upstream-oauth2/caddy-upstream-oauth2/config"
 )
 
-// Replay says what happens when the API rejects the token. The token is
-// replaced in any case, at most every 30 seconds; and the request is sent once
-// more with the new one, unless the caller has been sent something already.
-//
-// A request is sent again with what the handlers behind this one get to see:
-// header operations placed there are applied again.
-type Replay struct {
-	// Never send a request again. Default: false.
-	Off bool `json:"off,omitempty"`
+// maxRejection is how much of a rejection's body is kept while a new token is
+// fetched, to answer with should there be none. A longer one is passed on at once.
+const maxRejection = 16 << 10
 
-	// The statuses that mean a rejected token, each between 400 and 599. A 401
-	// counts if its WWW-Authenticate field is absent or has a Bearer challenge,
-	// or one of the token's own scheme; a challenge that says insufficient_scope
-	// never counts, as another token would not help (RFC 6750 section 3.1).
-	// Default: 401.
-	Status []int `json:"status,omitempty"`
-
-	// How many bytes of a request body are kept for a replay while they stream
-	// through. A request with a longer body is not sent again; with 0, none with
-	// a body is. Default: 65536 (64 KiB).
-	BodyLimit *int64 `json:"body_limit,omitempty"`
-}
-
-const (
-	defaultBodyLimit = 64 << 10
-
-	// maxRejection is how much of a rejection's body is kept while a new token
-	// is fetched, to answer with should there be none. A longer one is passed on
-	// at once.
-	maxRejection = 16 << 10
-)
-
-func (c *Client) checkReplay() error {
-	if c.Replay == nil {
-		return nil
-	}
-	if c.Replay.Off && (len(c.Replay.Status) > 0 || c.Replay.BodyLimit != nil) {
-		return optionErrorf("replay", "'replay off' takes nothing else: remove 'off' or the block")
-	}
-	for _, status := range c.Replay.Status {
-		if status < 400 || status > 599 {
-			return optionErrorf("replay", "status %d is no rejection: write error statuses, such as 401", status)
-		}
-	}
-	if c.Replay.BodyLimit != nil && *c.Replay.BodyLimit < 0 {
-		return optionErrorf("replay", "body_limit must not be negative")
-	}
-	return nil
-}
-
-// replayRules are the Replay settings with defaults applied.
-type replayRules struct {
-	off       bool
-	status    []int
-	bodyLimit int64
-	scheme    string // the token's own
-}
-
-func newReplayRules(c Client) replayRules {
-	rules := replayRules{status: []int{http.StatusUnauthorized}, bodyLimit: defaultBodyLimit}
-	switch {
-	case c.DPoP != nil:
-		rules.scheme = "DPoP"
-	case c.Inject != nil:
-		rules.scheme = c.Inject.Scheme
-	}
-	if c.Replay == nil {
-		return rules
-	}
-	rules.off = c.Replay.Off
-	if len(c.Replay.Status) > 0 {
-		rules.status = c.Replay.Status
-	}
-	if c.Replay.BodyLimit != nil {
-		rules.bodyLimit = *c.Replay.BodyLimit
-	}
-	return rules
-}
+// replayRules say what counts as a rejected token.
+type replayRules struct{ config.Rejection }
 
 // verdict is what an answer says about the token.
 type verdict int
@@ -107,13 +36,13 @@ const (
 
 // judge tells what an answer says about the token.
 func (rules *replayRules) judge(status int, header http.Header) verdict {
-	if !slices.Contains(rules.status, status) {
+	if !slices.Contains(rules.Status, status) {
 		return accepted
 	}
 	challenges := parseChallenges(header["Www-Authenticate"])
 	ours := len(header["Www-Authenticate"]) == 0 || status != http.StatusUnauthorized
 	for _, c := range challenges {
-		if !strings.EqualFold(c.scheme, "Bearer") && (rules.scheme == "" || !strings.EqualFold(c.scheme, rules.scheme)) {
+		if !strings.EqualFold(c.scheme, "Bearer") && (rules.Scheme == "" || !strings.EqualFold(c.scheme, rules.Scheme)) {
 			continue
 		}
 		switch c.err {
@@ -133,11 +62,11 @@ func (rules *replayRules) judge(status int, header http.Header) verdict {
 // replays reports whether a request can be sent again at all. Upgrades,
 // tunnels and gRPC streams cannot, and neither can a body known to be too long.
 func (rules *replayRules) replays(r *http.Request) bool {
-	return !rules.off &&
+	return !rules.Off &&
 		r.Method != http.MethodConnect &&
 		len(r.Header["Upgrade"]) == 0 &&
 		!isGRPC(r.Header["Content-Type"]) &&
-		r.ContentLength <= rules.bodyLimit
+		r.ContentLength <= rules.BodyLimit
 }
 
 func isGRPC(contentType []string) bool {
@@ -199,7 +128,7 @@ func (x *exchange) begin(w http.ResponseWriter, r *http.Request) {
 	switch rules := &x.handler.rules; {
 	case !hasBody(r):
 	case rules.replays(r):
-		x.body = &recording{source: r.Body, limit: rules.bodyLimit}
+		x.body = &recording{source: r.Body, limit: rules.BodyLimit}
 		r.Body = x.body.play()
 	default:
 		x.once = true

@@ -2,20 +2,15 @@ package upstreamoauth2
 
 import (
 	"encoding/base64"
-	"errors"
 	"fmt"
 	"maps"
 	"net/http"
-	"net/http/httptest"
 	"net/url"
 	"reflect"
 	"slices"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
-
-	"go.uber.org/zap"
 )
 
 // TestTokenRequestSaysWhatTheCaddyfileSays looks at what reaches the token
@@ -259,45 +254,6 @@ func TestRotatedRefreshTokenOutlivesAReload(t *testing.T) {
 	if want := []string{"configured", "configured+", "configured++"}; !slices.Equal(got, want) {
 		t.Errorf("the refresh tokens are %q, want %q", got, want)
 	}
-}
-
-// panickingTransport is one of another plugin, which is out of order at first.
-type panickingTransport struct{ requests int }
-
-// RoundTrip implements http.RoundTripper.
-func (p *panickingTransport) RoundTrip(*http.Request) (*http.Response, error) {
-	if p.requests++; p.requests == 1 {
-		panic("out of order")
-	}
-	answer := httptest.NewRecorder()
-	issue(answer, "T", time.Hour)
-	return answer.Result(), nil
-}
-
-// TestPanicLeavesTheRefreshTokenFree for the next token request.
-func TestPanicLeavesTheRefreshTokenFree(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		client := &liveClient{
-			Client: Client{
-				TokenEndpoint: "https://auth.example/token", ClientID: "partner-id", ClientSecret: "partner-secret",
-				Grant: &Grant{Type: refreshToken, RefreshToken: "configured"},
-			},
-			transport: new(panickingTransport),
-			logger:    zap.NewNop(),
-			shared:    &shared{cache: newTokenCache(twentyPercent, 0)},
-		}
-		client.shared.cache.lend(client)
-		defer client.shared.cache.close()
-		defer client.leaveChain()
-
-		if _, err := client.shared.cache.slot.token(t.Context()); !errors.Is(err, errPanic) {
-			t.Fatalf("the first request fails with %v", err)
-		}
-		time.Sleep(backoffFirst)
-		if token, err := client.shared.cache.slot.token(t.Context()); err != nil || token.AccessToken.Reveal() != "T" {
-			t.Errorf("the second one gets %v and %v", token, err)
-		}
-	})
 }
 
 // TestFailedRefreshKeepsTheRefreshToken: neither an error nor a malformed

@@ -2,8 +2,12 @@ package upstreamoauth2
 
 import (
 	"context"
+	"encoding/hex"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"math/rand/v2"
+	"net/url"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -12,6 +16,8 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/upstream-oauth2/caddy-upstream-oauth2/authserver"
+	"github.com/upstream-oauth2/caddy-upstream-oauth2/config"
+	"github.com/upstream-oauth2/caddy-upstream-oauth2/internal/tokensource"
 )
 
 // caches holds the state that outlives a config reload: one tokenCache for
@@ -43,10 +49,10 @@ const (
 
 // fetcher makes one token request. It belongs to a config; the cache borrows it.
 type fetcher interface {
-	// fetch makes one token request. inputs are what the account's requests
+	// Fetch makes one token request. inputs are what the account's requests
 	// contribute, nil without accounts; held is the token in hand, nil if there is
 	// none.
-	fetch(ctx context.Context, inputs []string, held *authserver.Token) (*authserver.Token, error)
+	Fetch(ctx context.Context, inputs []string, held *authserver.Token) (*authserver.Token, error)
 
 	// report is told how each fetch went.
 	report(outcome)
@@ -61,6 +67,22 @@ type outcome struct {
 	renewIn  time.Duration // until the token is renewed
 	first    bool          // the first token since the slot came to be
 	account  string        // a short name for the account, which tells nothing about it
+}
+
+// ahead is how long before its expiry a token is renewed: a part of its life,
+// or a duration.
+type ahead struct {
+	percent int
+	fixed   time.Duration
+}
+
+// of returns the time for a token with the given life: a duration counts at
+// most half of it, so that short tokens are not renewed without end.
+func (a ahead) of(life time.Duration) time.Duration {
+	if a.fixed > 0 {
+		return min(a.fixed, life/2)
+	}
+	return life * time.Duration(a.percent) / 100
 }
 
 // lifeSettings are the durations that shape a token's life.
@@ -86,27 +108,28 @@ type tokenCache struct {
 
 // shared is what clients with the same resolved settings share.
 type shared struct {
-	cache   *tokenCache
-	session session
+	cache  *tokenCache
+	server tokensource.Server
 }
 
 // openShared returns what is shared under key, and counts its user until
-// closeShared. maxAccounts is 0 for a client without accounts.
-func openShared(key string, life lifeSettings, maxAccounts int, f fetcher) (*shared, error) {
+// closeShared.
+func openShared(key string, definition config.Client) (*shared, error) {
 	value, _, err := caches.LoadOrNew(key, func() (caddy.Destructor, error) {
-		return &shared{cache: newTokenCache(life, maxAccounts)}, nil
+		life, err := definition.Life()
+		return &shared{cache: newTokenCache(lifeSettings{
+			refreshAhead:    ahead{percent: life.AheadPercent, fixed: life.Ahead},
+			defaultLifetime: life.Default,
+		}, definition.AccountLimit())}, err
 	})
 	if err != nil {
 		return nil, err
 	}
-	s := value.(*shared)
-	s.cache.lend(f)
-	return s, nil
+	return value.(*shared), nil
 }
 
-// closeShared takes f out of what is shared, which ends with its last user.
-func closeShared(key string, s *shared, f fetcher) error {
-	s.cache.takeBack(f)
+// closeShared ends the use of what is shared, which ends with its last user.
+func closeShared(key string) error {
 	_, err := caches.Delete(key)
 	return err
 }
@@ -511,10 +534,10 @@ func (s *slot) fetch(source fetcher, held *authserver.Token) (token *authserver.
 	}()
 	if s.account != nil {
 		return s.cache.breaker.guard(held == nil, func() (*authserver.Token, error) {
-			return source.fetch(s.cache.ctx, s.account.request, held)
+			return source.Fetch(s.cache.ctx, s.account.request, held)
 		})
 	}
-	return source.fetch(s.cache.ctx, nil, held)
+	return source.Fetch(s.cache.ctx, nil, held)
 }
 
 // land ends a flight with what it brought.
@@ -645,4 +668,40 @@ func (s *slot) stop() {
 	if s.timer != nil {
 		s.timer.Stop()
 	}
+}
+
+// sharingKey identifies what a token request is made of, and how its token is kept:
+// clients with the same key share it. It leaves out of the definition what is
+// resolved beside it and what only the request side reads, and has all the rest: an
+// option that is forgotten here costs sharing, and never shares a wrong token.
+//
+// A changed secret gives another key. Key and assertion files prove the same client,
+// whatever is in them; but two files are two things, even while they hold the same,
+// and so are two clients with something that cannot be read yet.
+func (c *client) sharingKey(s *config.Settings, unread error) string {
+	written, _ := json.Marshal(c.definition)
+	d := c.definition
+	d.Issuer, d.TokenEndpoint, d.ClientID, d.ClientSecret = "", "", "", ""
+	d.Scope, d.Audience, d.Resource, d.TokenParam, d.TokenHeader = nil, nil, nil, nil, nil
+	d.Inject, d.KeepExisting, d.OnError, d.Replay, d.UpstreamBase = nil, false, "", nil, ""
+	rest, _ := json.Marshal(d)
+
+	thumbprint := ""
+	if c.proofKey != nil {
+		thumbprint = c.proofKey.Thumbprint()
+	}
+	parts := []string{
+		s.Issuer, s.TokenEndpoint, s.ClientID, s.ClientSecret.Reveal(), s.FirstRefreshToken.Reveal(),
+		s.Form.Encode(), url.Values(s.Header).Encode(), thumbprint, string(rest),
+		fmt.Sprint(c.definition.TakesAnyTokenType(), c.definition.TakesUntyped()),
+	}
+	for _, in := range c.inputs { // a value may read like a placeholder
+		parts = append(parts, "from the request", in.Option, in.Text)
+	}
+	parts = append(parts, config.Files(string(written))...)
+	if unread != nil {
+		parts = append(parts, c.name, string(written))
+	}
+	key := keyOf(parts)
+	return hex.EncodeToString(key[:])
 }

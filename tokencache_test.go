@@ -12,6 +12,7 @@ import (
 	"time"
 	"unsafe"
 
+	"github.com/caddyserver/caddy/v2"
 	"github.com/upstream-oauth2/caddy-upstream-oauth2/authserver"
 )
 
@@ -79,7 +80,7 @@ type report struct {
 	at time.Time
 }
 
-func (c *scriptedConfig) fetch(ctx context.Context, _ []string, _ *authserver.Token) (*authserver.Token, error) {
+func (c *scriptedConfig) Fetch(ctx context.Context, _ []string, _ *authserver.Token) (*authserver.Token, error) {
 	now := time.Now()
 	c.mu.Lock()
 	c.requests = append(c.requests, now)
@@ -218,12 +219,12 @@ func newRig(t *testing.T, life lifeSettings, script func(n int) answer) *rig {
 	key := fmt.Sprintf("%s %d", t.Name(), rigs.Add(1))
 	r := &rig{t: t, config: &scriptedConfig{script: script}}
 	var err error
-	if r.shared, err = openShared(key, life, 100, r.config); err != nil {
+	if r.shared, err = openTestShared(key, life, r.config); err != nil {
 		t.Fatal(err)
 	}
 	r.cache = r.shared.cache
 	t.Cleanup(func() {
-		if err := closeShared(key, r.shared, r.config); err != nil {
+		if err := closeTestShared(key, r.shared, r.config); err != nil {
 			t.Error(err)
 		}
 		time.Sleep(2 * fetchGrace) // by then the last fetch has been ended
@@ -1221,13 +1222,13 @@ func TestReportsTellTheStory(t *testing.T) {
 func (r *rig) join(key, name string) (config *scriptedConfig, leave func()) {
 	r.t.Helper()
 	config = &scriptedConfig{name: name, script: r.config.script}
-	shared, err := openShared(key, twentyPercent, 100, config)
+	shared, err := openTestShared(key, twentyPercent, config)
 	if err != nil {
 		r.t.Fatal(err)
 	}
 	r.shared, r.cache = shared, shared.cache
 	return config, func() {
-		if err := closeShared(key, shared, config); err != nil {
+		if err := closeTestShared(key, shared, config); err != nil {
 			r.t.Error(err)
 		}
 	}
@@ -1448,4 +1449,16 @@ func TestIdleClientIsNotWarmedAgain(t *testing.T) {
 			t.Errorf("the next request gets %v after %d token requests", err, server.requests.Load())
 		}
 	})
+}
+
+func openTestShared(key string, life lifeSettings, f fetcher) (*shared, error) {
+	value, _, err := caches.LoadOrNew(key, func() (caddy.Destructor, error) { return &shared{cache: newTokenCache(life, 100)}, nil })
+	s := value.(*shared)
+	s.cache.lend(f)
+	return s, err
+}
+
+func closeTestShared(key string, s *shared, f fetcher) error {
+	s.cache.takeBack(f)
+	return closeShared(key)
 }

@@ -3,11 +3,14 @@ package upstreamoauth2
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+
+	"github.com/upstream-oauth2/caddy-upstream-oauth2/config"
 )
 
 // option is one line of a block: a name, its values, and for some a block of
@@ -66,16 +69,14 @@ func readOptions(d *caddyfile.Dispenser, owner string, options map[string]option
 
 // of returns the line that err is about, or start if it is about none of them.
 func (l optionLines) of(err error, start *caddyfile.Dispenser) *caddyfile.Dispenser {
-	o, ok := errors.AsType[*optionError](err)
-	if !ok || len(l[o.option]) == 0 {
+	o, ok := errors.AsType[*config.OptionError](err)
+	if !ok || len(l[o.Option]) == 0 {
 		return start
 	}
-	lines := l[o.option]
-	if v, ok := errors.AsType[*valueError](err); ok {
-		for _, line := range lines {
-			if slices.ContainsFunc(here(line).RemainingArgs(), v.is) {
-				return line
-			}
+	lines := l[o.Option]
+	for _, line := range lines {
+		if slices.ContainsFunc(here(line).RemainingArgs(), o.IsAbout) {
+			return line
 		}
 	}
 	return lines[0]
@@ -114,12 +115,12 @@ func unknownOption(d *caddyfile.Dispenser, owner, name string, options map[strin
 		known = other
 	}
 	if len(options) == 1 {
-		known = sortedKeys(options)[0]
+		known = slices.Sorted(maps.Keys(options))[0]
 	}
 	if o, ok := options[known]; ok {
 		return d.Errf("%s has no option %q: write '%s %s'", owner, name, known, o.usage)
 	}
-	return d.Errf("%s has no option %q: write one of %s", owner, name, strings.Join(sortedKeys(options), ", "))
+	return d.Errf("%s has no option %q: write one of %s", owner, name, strings.Join(slices.Sorted(maps.Keys(options)), ", "))
 }
 
 // refuseBlock says what to do instead if a block follows, even an empty one.

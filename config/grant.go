@@ -1,8 +1,6 @@
-package upstreamoauth2
+package config
 
 import (
-	"context"
-	"errors"
 	"fmt"
 	"regexp"
 	"slices"
@@ -10,8 +8,6 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
-
-	"github.com/upstream-oauth2/caddy-upstream-oauth2/authserver"
 )
 
 // Grant is what the client asks for a token with.
@@ -122,6 +118,10 @@ var tokenTypes = []string{"access_token", "id_token", "refresh_token", "jwt", "s
 
 const tokenTypePrefix = "urn:ietf:params:oauth:token-type:"
 
+// GrantOptions returns the options that go into the block of a grant; nil if it
+// takes no block.
+func GrantOptions(grant string) []string { return grantOptions[grant] }
+
 // grant returns the configured grant with defaults applied.
 func (c *Client) grant() Grant {
 	g := Grant{}
@@ -145,6 +145,11 @@ func (c *Client) grant() Grant {
 	return g
 }
 
+// IsTokenExchange reports whether tokens are exchanged for others (RFC 8693).
+func (c *Client) IsTokenExchange() bool {
+	return c.grant().grantType() == grantTypes[tokenExchange]
+}
+
 // grantType returns the grant_type to send.
 func (g Grant) grantType() string {
 	if urn, ok := grantTypes[g.Type]; ok {
@@ -153,9 +158,9 @@ func (g Grant) grantType() string {
 	return g.Type
 }
 
-// checkGrantType refuses what no server takes, such as another spelling of a grant
+// CheckGrantType refuses what no server takes, such as another spelling of a grant
 // that is known here.
-func checkGrantType(name string) error {
+func CheckGrantType(name string) error {
 	known := strings.ReplaceAll(strings.ToLower(name), "-", "_")
 	if known != name && slices.Contains([]string{clientCredentials, refreshToken, jwtBearer, tokenExchange}, known) {
 		return fmt.Errorf("unknown grant %q: write 'grant %s'", name, known)
@@ -177,12 +182,12 @@ var goesUpstream = regexp.MustCompile(`\{http\.request\.(cookie|uri|orig_uri|bod
 
 func (c *Client) checkGrant() error {
 	g := c.grant()
-	if err := checkGrantType(g.Type); err != nil {
-		return &optionError{"grant", err}
+	if err := CheckGrantType(g.Type); err != nil {
+		return &OptionError{Option: "grant", Err: err}
 	}
 	for _, name := range givenFields(g) {
 		if name != "type" && !slices.Contains(grantOptions[g.Type], name) {
-			return optionErrorf("grant", "%s does not take %q: remove it, or name another grant", g.Type, name)
+			return OptionErrorf("grant", "%s does not take %q: remove it, or name another grant", g.Type, name)
 		}
 	}
 	for _, o := range []struct {
@@ -190,13 +195,13 @@ func (c *Client) checkGrant() error {
 		value Credential
 	}{{"assertion", g.Assertion}, {"subject_token", g.SubjectToken}, {"actor_token", g.ActorToken}} {
 		if goesUpstream.MatchString(string(o.value)) {
-			return optionErrorf("grant", "%s must not come from a cookie, the body or the URL, which go upstream: take it from a header field, which does not", o.name)
+			return OptionErrorf("grant", "%s must not come from a cookie, the body or the URL, which go upstream: take it from a header field, which does not", o.name)
 		}
 	}
 	switch g.Type {
 	case refreshToken:
 		if g.RefreshToken == "" {
-			return optionErrorf("grant", "the first refresh token is missing: write 'grant refresh_token { refresh_token {file./absolute/path} }'")
+			return OptionErrorf("grant", "the first refresh token is missing: write 'grant refresh_token { refresh_token {file./absolute/path} }'")
 		}
 	case jwtBearer:
 		return g.checkJWTBearer()
@@ -213,22 +218,22 @@ func (g Grant) checkJWTBearer() error {
 	signed := g.ServiceAccount != "" || g.Key != ""
 	switch {
 	case !signed && g.Assertion == "":
-		return optionErrorf("grant", "jwt_bearer needs 'assertion', or 'key' or 'service_account' to sign one with")
+		return OptionErrorf("grant", "jwt_bearer needs 'assertion', or 'key' or 'service_account' to sign one with")
 	case g.Assertion != "" && len(givenFields(g)) > 2: // more than the type and it
-		return optionErrorf("grant", "an assertion is either ready-made or signed here: remove 'assertion', or what it would be signed with")
+		return OptionErrorf("grant", "an assertion is either ready-made or signed here: remove 'assertion', or what it would be signed with")
 	case g.ServiceAccount != "" && (g.Key != "" || g.KeyID != "" || g.Algorithm != ""):
-		return optionErrorf("grant", "a service_account brings its own key: remove 'key', 'key_id' and 'algorithm'")
+		return OptionErrorf("grant", "a service_account brings its own key: remove 'key', 'key_id' and 'algorithm'")
 	case g.Lifetime < 0:
-		return optionErrorf("grant", "lifetime must be longer than zero")
+		return OptionErrorf("grant", "lifetime must be longer than zero")
 	}
 	for _, name := range sortedKeys(g.Claim) {
 		switch option, taken := ownClaims[name]; {
 		case name == "":
-			return optionErrorf("grant", "a claim has no name: write 'claim <name> <value>'")
+			return OptionErrorf("grant", "a claim has no name: write 'claim <name> <value>'")
 		case taken:
-			return optionErrorf("grant", "the claim %s is set by '%s': use that instead", name, option)
+			return OptionErrorf("grant", "the claim %s is set by '%s': use that instead", name, option)
 		case slices.Contains([]string{"iat", "nbf", "jti"}, name):
-			return optionErrorf("grant", "the claim %s is set anew in each assertion: remove it", name)
+			return OptionErrorf("grant", "the claim %s is set anew in each assertion: remove it", name)
 		}
 	}
 	return nil
@@ -237,116 +242,13 @@ func (g Grant) checkJWTBearer() error {
 func (g Grant) checkTokenExchange() error {
 	for _, t := range []string{g.SubjectTokenType, g.ActorTokenType, g.RequestedTokenType} {
 		if t != "" && !strings.Contains(t, ":") && !slices.Contains(tokenTypes, t) {
-			return optionErrorf("grant", "%q is not a token type: write a URN, or one of %s", t, strings.Join(tokenTypes, ", "))
+			return OptionErrorf("grant", "%q is not a token type: write a URN, or one of %s", t, strings.Join(tokenTypes, ", "))
 		}
 	}
 	if g.ActorTokenType != "" && g.ActorToken == "" {
-		return optionErrorf("grant", "actor_token_type is for an actor_token, which is missing (RFC 8693 section 2.1)")
+		return OptionErrorf("grant", "actor_token_type is for an actor_token, which is missing (RFC 8693 section 2.1)")
 	}
 	return nil
-}
-
-// addGrant adds the grant and its parameters to the form, but for an assertion
-// that is signed with the request. done is called with the token that comes of it,
-// or nil.
-func (c *liveClient) addGrant(ctx context.Context, e *expander, s *settings, audience string) (signed *authserver.GrantAssertion, done func(*authserver.Token)) {
-	// A refresh token in the answer is of no use but to the refresh_token grant:
-	// the others can be repeated (RFC 6749 section 4.4.3, RFC 8693 section 2.2.1).
-	done = func(*authserver.Token) {}
-	g := c.grant()
-	s.form.Set("grant_type", g.grantType())
-	switch g.Type {
-	case refreshToken:
-		first := e.secret("refresh_token", g.RefreshToken)
-		if e.err != nil {
-			break
-		}
-		chain := c.joinChain(s, first)
-		newest, err := chain.take(ctx)
-		if err != nil {
-			e.fail("refresh_token", err)
-			break
-		}
-		s.form.Set("refresh_token", newest.Reveal())
-		done = chain.putBack
-	case jwtBearer:
-		s.form.Set("assertion", e.value("assertion", string(g.Assertion)))
-		signed = c.assertion(e, s, audience)
-	case tokenExchange:
-		s.form.Set("subject_token", e.value("subject_token", string(g.SubjectToken)))
-		s.form.Set("subject_token_type", tokenTypeURN(g.SubjectTokenType))
-		s.form.Set("actor_token", e.value("actor_token", string(g.ActorToken)))
-		s.form.Set("actor_token_type", tokenTypeURN(g.ActorTokenType))
-		s.form.Set("requested_token_type", tokenTypeURN(g.RequestedTokenType))
-	}
-	return signed, done
-}
-
-// assertion returns what the assertion of the jwt_bearer grant is made of; nil if
-// it is ready-made, or something fails.
-func (c *Client) assertion(e *expander, s *settings, audience string) *authserver.GrantAssertion {
-	g := c.grant()
-	if g.Assertion != "" {
-		return nil
-	}
-	claims := authserver.AssertionClaims{
-		Issuer:   s.clientID,
-		Audience: audience,
-		Lifetime: defaultAssertionLifetime,
-		More:     make(map[string]any),
-	}
-	var key *authserver.SigningKey
-	if g.ServiceAccount != "" {
-		account := e.serviceAccount(g.ServiceAccount)
-		if account == nil {
-			return nil
-		}
-		key = account.Key
-		claims.Issuer, claims.Audience, claims.Lifetime = account.ClientEmail, account.TokenURI, googleLifetime
-		if scope := s.form.Get("scope"); scope != "" {
-			claims.More["scope"] = scope // Google looks for it here
-		}
-	} else if key = e.signingKey("grant", g.Key, g.KeyID, "", g.Algorithm); key == nil {
-		return nil
-	}
-	if g.Issuer != "" {
-		claims.Issuer = e.value("grant", g.Issuer)
-	}
-	if g.ServiceAccount == "" {
-		claims.Subject = claims.Issuer
-	}
-	if g.Subject != "" {
-		claims.Subject = e.value("subject", g.Subject)
-	}
-	if g.Audience != "" {
-		claims.Audience = e.value("grant", g.Audience)
-	}
-	if g.Lifetime != 0 {
-		claims.Lifetime = time.Duration(g.Lifetime)
-	}
-	for name, text := range g.Claim {
-		claims.More[name] = e.value("claim", text)
-	}
-	if e.err != nil {
-		return nil
-	}
-	return &authserver.GrantAssertion{Key: key, Claims: claims}
-}
-
-// serviceAccount reads Google's key file; nil if that fails.
-func (e *expander) serviceAccount(file Credential) *authserver.ServiceAccount {
-	return orLast(e, place{option: "grant", source: string(file)}, func(e *expander) *authserver.ServiceAccount {
-		content := e.content("grant", file)
-		if e.err != nil {
-			return nil
-		}
-		account, err := authserver.ParseServiceAccount(content)
-		if err != nil {
-			e.fail("grant", fmt.Errorf("service_account: %w", err))
-			return nil
-		}
-		return account
-	})
 }
 
 // tokenTypeURN completes the short name of a token type.
@@ -355,49 +257,4 @@ func tokenTypeURN(name string) string {
 		return name
 	}
 	return tokenTypePrefix + name
-}
-
-// fault is what a refusal says of the caller whom the token is for.
-type fault int
-
-const (
-	notCallers fault = iota // it is about this client
-	badToken                // the caller's own token is not accepted
-	denied                  // the caller may not have the token
-	badWish                 // the caller asks for what there is not
-)
-
-// callersFault tells whether a failed token request is about what the caller
-// brought, rather than about this client. An invalid subject token is
-// invalid_request in RFC 8693 section 2.2.2 and invalid_grant at many servers; an
-// unknown audience is invalid_target (RFC 8707 section 2) or invalid_request.
-func (c *liveClient) callersFault(err error) fault {
-	failed, ok := errors.AsType[*authserver.Error](err)
-	if !ok || failed.Kind != authserver.Refused {
-		return notCallers
-	}
-	proven := slices.ContainsFunc(c.inputs, requestInput.isProof)
-	asks := func(options ...string) bool {
-		return slices.ContainsFunc(c.inputs, func(in requestInput) bool { return slices.Contains(options, in.option) })
-	}
-	switch code := failed.Code; {
-	case proven && slices.Contains([]string{"invalid_grant", "invalid_token", "interaction_required", "consent_required", "login_required"}, code),
-		proven && code == "invalid_request" && c.grant().Type == tokenExchange:
-		return badToken
-	case code == "access_denied" && (proven || asks("scope", "audience", "resource", "token_param", "subject", "claim")):
-		return denied
-	case code == "invalid_scope" && asks("scope"),
-		code == "invalid_target" && asks("audience", "resource"),
-		code == "invalid_request" && asks("scope", "audience", "resource", "token_param"):
-		return badWish
-	}
-	return notCallers
-}
-
-// callersHints are the next steps for the log where a refusal is the caller's
-// fault: those for the OAuth error code alone would blame the config.
-var callersHints = map[fault]string{
-	badToken: "the caller's token may have expired, or be meant for somebody else; if no caller's token is accepted, check its type and what else the grant sends",
-	denied:   "the server does not let this caller have a token",
-	badWish:  "a value that comes from the request is not accepted; if none ever is, check the option that holds its placeholder",
 }

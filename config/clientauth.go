@@ -1,14 +1,11 @@
-package upstreamoauth2
+package config
 
 import (
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/caddyserver/caddy/v2"
-
-	"github.com/upstream-oauth2/caddy-upstream-oauth2/authserver"
 )
 
 // ClientAuth is how the client proves itself at the token endpoint. One way is
@@ -101,8 +98,19 @@ var authOptions = map[authMethod]struct {
 // authMethods lists the methods for error texts, in the order of the README.
 var authMethods = []authMethod{clientSecretBasic, clientSecretBasicRaw, clientSecretPost, clientSecretJWT, privateKeyJWT, tlsClientAuth, assertionFile, noClientAuth}
 
-// defaultAssertionLifetime keeps assertions useless to whoever finds one later.
-const defaultAssertionLifetime = time.Minute
+// AuthOptions returns the options that go into the block of a client_auth method;
+// nil if it takes no block. A method that does not exist is an error.
+func AuthOptions(method string) ([]string, error) {
+	rules, known := authOptions[authMethod(method)]
+	if !known {
+		return nil, unknownMethod(method)
+	}
+	return rules.block, nil
+}
+
+// TakesFile reports whether the file stands behind a client_auth method, rather
+// than in its block.
+func TakesFile(method string) bool { return authMethod(method) == assertionFile }
 
 // usesAuthorization reports whether the method needs the Authorization field.
 func (m authMethod) usesAuthorization() bool {
@@ -120,6 +128,14 @@ func (c *Client) authMethod() authMethod {
 	return clientSecretBasic
 }
 
+// AuthMethod returns how the client proves itself, by the name that client_auth has
+// for it.
+func (c *Client) AuthMethod() string { return string(c.authMethod()) }
+
+// PresentsCertificate reports whether the client proves itself by a certificate of
+// its own.
+func (c *Client) PresentsCertificate() bool { return c.authMethod() == tlsClientAuth }
+
 // clientAuth returns the configured ClientAuth, or an empty one.
 func (c *Client) clientAuth() ClientAuth {
 	if c.ClientAuth == nil {
@@ -132,25 +148,25 @@ func (c *Client) checkClientAuth() error {
 	method := c.authMethod()
 	rules, known := authOptions[method]
 	if !known {
-		return &optionError{"client_auth", unknownMethod(string(method))}
+		return &OptionError{Option: "client_auth", Err: unknownMethod(string(method))}
 	}
 	a := c.clientAuth()
 	given := givenFields(a)
 	switch {
 	case rules.secret && c.ClientSecret == "":
-		return optionErrorf("client_secret", "is missing: write client_secret {env.NAME} or {file./absolute/path}, or another 'client_auth', such as 'none' for a public client")
+		return OptionErrorf("client_secret", "is missing: write client_secret {env.NAME} or {file./absolute/path}, or another 'client_auth', such as 'none' for a public client")
 	case !rules.secret && c.ClientSecret != "":
-		return optionErrorf("client_secret", "is never sent with 'client_auth %s': remove one of the two", method)
+		return OptionErrorf("client_secret", "is never sent with 'client_auth %s': remove one of the two", method)
 	case method == assertionFile && a.File == "":
-		return optionErrorf("client_auth", "assertion_file needs a file: write 'client_auth assertion_file <file>'")
+		return OptionErrorf("client_auth", "assertion_file needs a file: write 'client_auth assertion_file <file>'")
 	case rules.needs != "" && !slices.Contains(given, rules.needs):
-		return optionErrorf("client_auth", "%s needs %q: write '%[2]s <file>' in its block", method, rules.needs)
+		return OptionErrorf("client_auth", "%s needs %q: write '%[2]s <file>' in its block", method, rules.needs)
 	case a.Lifetime < 0:
-		return optionErrorf("client_auth", "lifetime must be longer than zero")
+		return OptionErrorf("client_auth", "lifetime must be longer than zero")
 	}
 	for _, name := range given {
 		if name != "method" && name != rules.needs && !slices.Contains(rules.block, name) {
-			return optionErrorf("client_auth", "%s does not take %q: remove it, or name another method", method, name)
+			return OptionErrorf("client_auth", "%s does not take %q: remove it, or name another method", method, name)
 		}
 	}
 	return nil
@@ -162,76 +178,4 @@ func unknownMethod(name string) error {
 		names[i] = string(m)
 	}
 	return fmt.Errorf("unknown method %q: use one of %s", name, strings.Join(names, ", "))
-}
-
-// prove returns what proves the client in one token request. audience is who
-// assertions are for by default.
-func (c *Client) prove(e *expander, s *settings, audience string) authserver.ClientAuth {
-	a := c.clientAuth()
-	if a.Audience != "" {
-		audience = e.value("client_auth", a.Audience)
-	}
-	lifetime := time.Duration(a.Lifetime)
-	if lifetime == 0 {
-		lifetime = defaultAssertionLifetime
-	}
-	switch method := c.authMethod(); method {
-	case clientSecretPost:
-		return authserver.ClientSecretPost{ID: s.clientID, Secret: s.secret}
-	case clientSecretJWT:
-		return authserver.ClientSecretJWT{
-			ID: s.clientID, Secret: s.secret, Algorithm: a.Algorithm,
-			Audience: audience, Lifetime: lifetime, Type: assertionType(audience, s),
-		}
-	case privateKeyJWT:
-		return authserver.PrivateKeyJWT{
-			ID: s.clientID, Key: e.signingKey("client_auth", a.Key, a.KeyID, a.Certificate, a.Algorithm),
-			Audience: audience, Lifetime: lifetime, Type: assertionType(audience, s),
-		}
-	case assertionFile:
-		return authserver.ClientAssertion{ID: s.clientID, Assertion: authserver.NewSecret(e.assertion(a.File))}
-	case tlsClientAuth:
-		return authserver.TLSClientAuth{ID: s.clientID, Certificate: e.keyPair(a).certificate}
-	case noClientAuth:
-		return authserver.PublicClient{ID: s.clientID}
-	default:
-		return authserver.ClientSecretBasic{ID: s.clientID, Secret: s.secret, Raw: method == clientSecretBasicRaw}
-	}
-}
-
-// assertionType is the typ of a client's assertion: RFC 10070 gives those that
-// are meant for the issuer a type of their own.
-func assertionType(audience string, s *settings) string {
-	if audience == s.issuer {
-		return "client-authentication+jwt"
-	}
-	return "JWT"
-}
-
-// assertion reads an assertion that somebody else renews.
-func (e *expander) assertion(file string) string {
-	return orLast(e, place{option: "client_auth", source: file}, func(e *expander) string {
-		assertion := strings.TrimSpace(string(e.content("client_auth", Credential(file))))
-		if assertion == "" {
-			e.fail("client_auth", fmt.Errorf("%w: %s is empty", errUnreadable, file))
-		}
-		return assertion
-	})
-}
-
-// signingKey reads a key and its certificate.
-func (e *expander) signingKey(option string, key Credential, id, certificate, algorithm string) *authserver.SigningKey {
-	return orLast(e, place{option, string(key), certificate}, func(e *expander) *authserver.SigningKey {
-		o := authserver.KeyOptions{Algorithm: algorithm, KeyID: e.value(option, id)}
-		if certificate != "" {
-			o.Certificate = e.content(option, Credential(certificate))
-		}
-		content := e.content(option, key)
-		if e.err != nil {
-			return nil
-		}
-		parsed, err := authserver.ParseSigningKey(content, o)
-		e.fail(option, err)
-		return parsed
-	})
 }

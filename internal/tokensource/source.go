@@ -1,0 +1,229 @@
+// Package tokensource makes one request for a token: it resolves the client's
+// settings, finds the endpoint, takes the newest refresh token, sends the request
+// over the client's transport, and says whether the answer is fit for use.
+//
+// It keeps what a client learns of its servers (Server) and the refresh tokens
+// that followed the configured one. Whether a token is fresh, who waits for it and
+// when the next one is due, is none of its business.
+package tokensource
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"strings"
+
+	"github.com/upstream-oauth2/caddy-upstream-oauth2/authserver"
+	"github.com/upstream-oauth2/caddy-upstream-oauth2/config"
+)
+
+// Source makes the token requests of one client in one config.
+type Source struct {
+	client    config.Client
+	inputs    config.Inputs
+	resolver  *config.Resolver
+	transport *Transport
+	server    *Server
+	proofKey  *authserver.ProofKey // nil without dpop
+}
+
+// New returns a source for a client. server is shared by all configs with the same
+// settings; proofKey is nil without dpop.
+func New(client config.Client, resolver *config.Resolver, transport *Transport, server *Server, proofKey *authserver.ProofKey) *Source {
+	return &Source{client: client, inputs: client.Inputs(), resolver: resolver, transport: transport, server: server, proofKey: proofKey}
+}
+
+// userAgent names the module and its version to the authorization server.
+var userAgent = func() string {
+	const path = "github.com/upstream-oauth2/caddy-upstream-oauth2"
+	version := "devel"
+	if info, ok := debug.ReadBuildInfo(); ok {
+		for _, module := range append(info.Deps, &info.Main) {
+			if module.Path == path && module.Version != "" {
+				version = strings.Trim(module.Version, "()")
+			}
+		}
+	}
+	return "caddy-upstream-oauth2/" + version
+}()
+
+// Fetch makes one token request. inputs are what a request contributes to it, nil
+// without accounts; held is the token in hand, nil if there is none.
+func (s *Source) Fetch(ctx context.Context, inputs []string, held *authserver.Token) (*authserver.Token, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.client.RequestTimeout()) // files, metadata and token together
+	defer cancel()
+
+	settings, err := s.resolver.Resolve(ctx, inputs)
+	if err != nil {
+		return nil, err
+	}
+	s.transport.Present(settings.Certificate)
+	metadata, err := s.discover(ctx, settings)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.checkAssertion(metadata, settings.ClientAuth); err != nil {
+		return nil, err
+	}
+
+	request := authserver.Request{
+		Endpoint:  settings.TokenEndpoint,
+		Form:      settings.Form,
+		Auth:      settings.ClientAuth,
+		Assertion: settings.Assertion,
+		Header:    settings.Header,
+		UserAgent: userAgent,
+		Timeout:   s.client.RequestTimeout(),
+		Held:      secretsOf(held),
+		Proof:     s.proofKey,
+		Nonces:    &s.server.nonces,
+	}
+	token, err := s.send(ctx, request, settings)
+	if err != nil {
+		if metadata != nil && mayHaveMoved(err) {
+			s.server.renewSoon(metadata)
+		}
+		return nil, s.withBetterHint(err)
+	}
+	if err := s.checkTokenType(token); err != nil {
+		return nil, err
+	}
+	return token, nil
+}
+
+// send sends the request, with the newest refresh token if the grant has one.
+func (s *Source) send(ctx context.Context, request authserver.Request, settings *config.Settings) (*authserver.Token, error) {
+	if settings.FirstRefreshToken.IsZero() {
+		return request.Do(ctx, s.transport)
+	}
+	family := familyOf(settings)
+	newest, err := family.acquire(ctx)
+	if err != nil {
+		return nil, &config.OptionError{Option: "refresh_token", Err: err}
+	}
+	var next authserver.Secret
+	defer func() { family.release(next) }()
+	request.Form.Set("refresh_token", newest.Reveal())
+	token, err := request.Do(ctx, s.transport)
+	if err == nil {
+		next = token.RefreshToken
+	}
+	return token, err
+}
+
+// secretsOf returns what no error text may show of the token in hand.
+func secretsOf(held *authserver.Token) []authserver.Secret {
+	if held == nil {
+		return nil
+	}
+	return []authserver.Secret{held.AccessToken, held.RefreshToken}
+}
+
+// withBetterHint gives a refusal another hint where the one for its OAuth code
+// would lead astray: the caller is at fault, or we sent no proof.
+func (s *Source) withBetterHint(err error) error {
+	failed, ok := errors.AsType[*authserver.Error](err)
+	if !ok {
+		return err
+	}
+	fault := s.FaultOf(err)
+	switch {
+	case fault != NotTheCallers:
+		failed.Hint = callersHints[fault]
+	case s.client.DPoP == nil && (failed.Code == "invalid_dpop_proof" || failed.Code == "use_dpop_nonce"):
+		failed.Hint = "the server wants to bind tokens to a key: write 'dpop' and 'upstream_base'"
+	}
+	return err
+}
+
+// mayHaveMoved reports whether a token request failed as it does where no token
+// endpoint is any more.
+func mayHaveMoved(err error) bool {
+	failed, ok := errors.AsType[*authserver.Error](err)
+	return ok && (failed.Kind == authserver.Unavailable || failed.Kind == authserver.Unreadable)
+}
+
+// Prepare does ahead of the first token request what it can: it fetches the
+// issuer's metadata, so that a mistake there shows at once.
+func (s *Source) Prepare(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, s.client.RequestTimeout())
+	defer cancel()
+	settings, err := s.resolver.Resolve(ctx, nil)
+	if err != nil {
+		return nil // the first request finds out, and the log has a warning
+	}
+	_, err = s.discover(ctx, settings)
+	return err
+}
+
+// discover fills in the token endpoint from the issuer's metadata, which it
+// returns; nil if the endpoint is known without.
+func (s *Source) discover(ctx context.Context, settings *config.Settings) (*authserver.Metadata, error) {
+	if settings.TokenEndpoint != "" {
+		return nil, nil
+	}
+	metadata, err := s.server.discover(ctx, s.client.RequestTimeout(), func(ctx context.Context) (*authserver.Metadata, error) {
+		return authserver.MetadataRequest{
+			Issuer:    settings.Issuer,
+			UserAgent: userAgent,
+			AllowHTTP: s.client.AllowHTTP,
+			Timeout:   s.client.RequestTimeout(),
+		}.Do(ctx, s.transport)
+	})
+	if err != nil {
+		return nil, err
+	}
+	if err := s.checkSupport(metadata, settings); err != nil {
+		s.server.renewSoon(metadata)
+		return nil, err
+	}
+	settings.TokenEndpoint = metadata.TokenEndpointFor(s.transport.presentsCertificate())
+	return metadata, nil
+}
+
+// checkSupport rejects a server that does not support what the config asks of it.
+func (s *Source) checkSupport(metadata *authserver.Metadata, settings *config.Settings) error {
+	method := s.client.AuthMethod()
+	switch {
+	case s.client.ClientID == "":
+		method = "" // the assertion of the grant says who we are
+	case method == "none" && s.transport.presentsCertificate():
+		method = "tls_client_auth" // with the transport's own certificate
+	}
+	if err := metadata.Check(method, settings.Form.Get("grant_type")); err != nil || s.proofKey == nil {
+		return err
+	}
+	return metadata.CheckProof(s.proofKey.Algorithm())
+}
+
+// checkAssertion rejects a server that does not take the algorithm by which auth
+// signs.
+func (s *Source) checkAssertion(metadata *authserver.Metadata, auth authserver.ClientAuth) error {
+	if metadata == nil {
+		return nil
+	}
+	err := metadata.CheckAssertion(auth)
+	if err != nil {
+		s.server.renewSoon(metadata)
+	}
+	return err
+}
+
+// checkTokenType rejects tokens that we would not know how to send.
+func (s *Source) checkTokenType(token *authserver.Token) error {
+	bound := s.client.DPoP != nil
+	switch {
+	case s.client.TakesAnyTokenType():
+		return nil
+	case bound && token.Scheme != "DPoP":
+		return fmt.Errorf("the authorization server issued a token that is not bound to our key (token_type %.40q): it may not support DPoP, remove 'dpop'", token.Type)
+	case !bound && token.Scheme == "DPoP":
+		return errors.New("the authorization server issued a token that wants DPoP proofs: write 'dpop' and 'upstream_base'")
+	case s.client.TakesUntyped() && strings.EqualFold(token.Type, "N_A"):
+		return nil
+	case token.Scheme == "":
+		return fmt.Errorf("the token_type %.40q is not understood: write 'inject header Authorization <scheme>' to use the token whatever its type (RFC 6749 section 7.1)", token.Type)
+	}
+	return nil
+}
