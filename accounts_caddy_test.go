@@ -10,13 +10,15 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/upstream-oauth2/caddy-upstream-oauth2/internal/caddytest"
 )
 
-// issuingFor is an answer for authServer.answers: a token that says what the
+// issuingFor is an answer for AuthServer.Answers: a token that says what the
 // form field held which tells accounts apart.
-func issuingFor(field string, life time.Duration) func(http.ResponseWriter, tokenRequest) {
-	return func(w http.ResponseWriter, r tokenRequest) {
-		issue(w, "for-"+r.form.Get(field), life)
+func issuingFor(field string, life time.Duration) func(http.ResponseWriter, caddytest.TokenRequest) {
+	return func(w http.ResponseWriter, r caddytest.TokenRequest) {
+		caddytest.Issue(w, "for-"+r.PostForm.Get(field), life)
 	}
 }
 
@@ -24,12 +26,12 @@ func issuingFor(field string, life time.Duration) func(http.ResponseWriter, toke
 // requested once, however its requests mix with the others'.
 func TestAccountsAreKeptApart(t *testing.T) {
 	const users, callers, each = 50, 8, 100
-	auth, api := newAuthServer(t), newAPIServer(t)
-	auth.answers(issuingFor("user", time.Hour))
-	api.answers(func(w http.ResponseWriter, r *http.Request) {
+	auth, api := caddytest.NewAuthServer(t), caddytest.NewAPIServer(t)
+	auth.Answers(issuingFor("user", time.Hour))
+	api.Answers(func(w http.ResponseWriter, r *http.Request) {
 		_, _ = fmt.Fprint(w, r.Header.Get("X-User")+" has "+r.Header.Get("Authorization"))
 	})
-	proxy := runCaddy(t, partnerSiteWith("account {http.request.header.X-User}\ntoken_param user {http.request.header.X-User}"))
+	proxy := caddytest.Run(t, caddytest.PartnerSiteWith("account {http.request.header.X-User}\ntoken_param user {http.request.header.X-User}"))
 
 	site := os.Getenv("SITE")
 	var calling sync.WaitGroup
@@ -38,9 +40,9 @@ func TestAccountsAreKeptApart(t *testing.T) {
 			dice := rand.New(rand.NewPCG(seed, 1))
 			for range each {
 				user := fmt.Sprint("user-", dice.IntN(users))
-				answer, err := proxy.try(http.MethodGet, site, "/", http.Header{"X-User": {user}})
-				if want := user + " has Bearer for-" + user; err != nil || answer.body != want {
-					t.Errorf("the API says %q, want %q (%v)", answer.body, want, err)
+				answer, err := proxy.Try(http.MethodGet, site, "/", http.Header{"X-User": {user}})
+				if want := user + " has Bearer for-" + user; err != nil || answer.Body != want {
+					t.Errorf("the API says %q, want %q (%v)", answer.Body, want, err)
 				}
 			}
 		})
@@ -48,8 +50,8 @@ func TestAccountsAreKeptApart(t *testing.T) {
 	calling.Wait()
 
 	requested := make(map[string]int)
-	for _, r := range auth.seen() {
-		requested[r.form.Get("user")]++
+	for _, r := range auth.Seen() {
+		requested[r.PostForm.Get("user")]++
 	}
 	for user, n := range requested {
 		if n != 1 {
@@ -81,25 +83,25 @@ func TestWhatTheRequestContributesTellsTokensApart(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			auth, api := newAuthServer(t), newAPIServer(t)
+			auth, api := caddytest.NewAuthServer(t), caddytest.NewAPIServer(t)
 			t.Setenv("FIXED", "fixed")
-			t.Setenv("KEY_FILE", secretFile(t, key))
-			proxy := runCaddy(t, partnerSiteWith(test.lines))
+			t.Setenv("KEY_FILE", caddytest.SecretFile(t, key))
+			proxy := caddytest.Run(t, caddytest.PartnerSiteWith(test.lines))
 
 			var got []string
 			for _, a := range []string{"one", "two", "one", "two", "three"} {
-				answer := proxy.get("/?a="+a, http.Header{"X-A": {a}, "X-B": {"same"}})
-				if answer.status != http.StatusOK {
-					t.Fatalf("status %d: %s\n%v", answer.status, answer.body, proxy.logged(logFailed))
+				answer := proxy.Get("/?a="+a, http.Header{"X-A": {a}, "X-B": {"same"}})
+				if answer.Status != http.StatusOK {
+					t.Fatalf("status %d: %s\n%v", answer.Status, answer.Body, proxy.Logged(caddytest.LogFailed))
 				}
-				got = append(got, strings.TrimPrefix(api.lastAuthorization(t), "Bearer access-token-"))
+				got = append(got, strings.TrimPrefix(api.LastAuthorization(t), "Bearer access-token-"))
 			}
 
 			if want := []string{"1", "2", "1", "2", "3"}; !slices.Equal(got, want) {
 				t.Errorf("the tokens are %q, want %q", got, want)
 			}
-			if seen := auth.seen(); test.field != "" && slices.Equal(seen[0].form[test.field], seen[1].form[test.field]) {
-				t.Errorf("the token requests do not differ in %s: %v", test.field, seen[0].form)
+			if seen := auth.Seen(); test.field != "" && slices.Equal(seen[0].PostForm[test.field], seen[1].PostForm[test.field]) {
+				t.Errorf("the token requests do not differ in %s: %v", test.field, seen[0].PostForm)
 			}
 		})
 	}
@@ -128,25 +130,25 @@ func TestRequestWithoutAnAccountIsRefused(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			auth, api := newAuthServer(t), newAPIServer(t)
-			proxy := runCaddy(t, tellingSite(test.lines))
+			auth, api := caddytest.NewAuthServer(t), caddytest.NewAPIServer(t)
+			proxy := caddytest.Run(t, tellingSite(test.lines))
 
-			answer := proxy.get("/", test.header)
+			answer := proxy.Get("/", test.header)
 
-			if answer.body != test.want {
-				t.Errorf("the caller reads\n%s, want\n%s", answer.body, test.want)
+			if answer.Body != test.want {
+				t.Errorf("the caller reads\n%s, want\n%s", answer.Body, test.want)
 			}
-			if got := answer.header.Get("WWW-Authenticate"); (got == "Bearer") != (answer.status == http.StatusUnauthorized) {
-				t.Errorf("status %d, WWW-Authenticate %q", answer.status, got)
+			if got := answer.Header.Get("WWW-Authenticate"); (got == "Bearer") != (answer.Status == http.StatusUnauthorized) {
+				t.Errorf("status %d, WWW-Authenticate %q", answer.Status, got)
 			}
-			if line := proxy.awaitLog("request refused without a token request"); !strings.Contains(fmt.Sprint(line["error"]), "{http.request.header.X-") {
+			if line := proxy.AwaitLog("request refused without a token request"); !strings.Contains(fmt.Sprint(line["error"]), "{http.request.header.X-") {
 				t.Errorf("the log does not say what is missing: %v", line)
 			}
-			if strings.Contains(proxy.log(), "the-literal-half") {
+			if strings.Contains(proxy.Log(), "the-literal-half") {
 				t.Error("what stands beside the placeholder is in the log")
 			}
-			if auth.count() != 0 || len(api.seen()) != 0 {
-				t.Errorf("%d token requests, and %d requests reached the API", auth.count(), len(api.seen()))
+			if auth.Count() != 0 || len(api.Seen()) != 0 {
+				t.Errorf("%d token requests, and %d requests reached the API", auth.Count(), len(api.Seen()))
 			}
 		})
 	}
@@ -182,8 +184,8 @@ func TestPlaceholdersOfRequestsStayOutOfOurOwnAffairs(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			t.Setenv("KEY_FILE", secretFile(t, pkcs8Text(t, newEdKey(t))))
-			err := validateCaddyfile("http://localhost:8080 {\nupstream_oauth2 partner {\n" + test.lines + "\n}\n}\n")
+			t.Setenv("KEY_FILE", caddytest.SecretFile(t, pkcs8Text(t, newEdKey(t))))
+			err := caddytest.Validate("http://localhost:8080 {\nupstream_oauth2 partner {\n" + test.lines + "\n}\n}\n")
 			if err == nil {
 				t.Fatal("it validates")
 			}
@@ -198,14 +200,14 @@ func TestPlaceholdersOfRequestsStayOutOfOurOwnAffairs(t *testing.T) {
 
 // TestLeastRecentlyUsedAccountsMakeRoom for new ones.
 func TestLeastRecentlyUsedAccountsMakeRoom(t *testing.T) {
-	auth, api := newAuthServer(t), newAPIServer(t)
-	auth.answers(issuingFor("user", time.Hour))
-	proxy := runCaddy(t, partnerSiteWith("account {http.request.header.X-User}\ntoken_param user {http.request.header.X-User}\nmax_accounts 2"))
+	auth, api := caddytest.NewAuthServer(t), caddytest.NewAPIServer(t)
+	auth.Answers(issuingFor("user", time.Hour))
+	proxy := caddytest.Run(t, caddytest.PartnerSiteWith("account {http.request.header.X-User}\ntoken_param user {http.request.header.X-User}\nmax_accounts 2"))
 	// ask sends a request and checks that it has its user's token.
 	ask := func(user string) {
 		t.Helper()
-		proxy.wantAs(user, http.StatusOK)
-		if got := api.lastAuthorization(t); got != "Bearer for-"+user {
+		proxy.WantAs(user, http.StatusOK)
+		if got := api.LastAuthorization(t); got != "Bearer for-"+user {
 			t.Errorf("%s has %q", user, got)
 		}
 	}
@@ -214,18 +216,18 @@ func TestLeastRecentlyUsedAccountsMakeRoom(t *testing.T) {
 		ask("alice")
 		ask("bob")
 	}
-	if n := auth.count(); n != 2 {
+	if n := auth.Count(); n != 2 {
 		t.Errorf("%d token requests for two accounts, want 2", n)
 	}
 	// Twenty in a circle: each has gone when its turn comes again.
 	const users = 20
-	before := auth.count()
+	before := auth.Count()
 	for range 2 {
 		for i := range users {
 			ask(fmt.Sprint("user-", i))
 		}
 	}
-	if n := auth.count() - before; n != 2*users {
+	if n := auth.Count() - before; n != 2*users {
 		t.Errorf("%d token requests for %d accounts in a circle, want %d", n, users, 2*users)
 	}
 }
@@ -256,33 +258,33 @@ func TestWhatAccountsSayAboutTheServer(t *testing.T) {
 	for _, test := range tests {
 		for failures, want := range map[int]string{1: test.first, 2: test.second} {
 			t.Run(fmt.Sprint(test.name, ", ", failures), func(t *testing.T) {
-				auth := newAuthServer(t)
-				newAPIServer(t)
-				auth.answers(func(w http.ResponseWriter, r tokenRequest) {
-					if strings.HasPrefix(r.form.Get("user"), "eve") {
+				auth := caddytest.NewAuthServer(t)
+				caddytest.NewAPIServer(t)
+				auth.Answers(func(w http.ResponseWriter, r caddytest.TokenRequest) {
+					if strings.HasPrefix(r.PostForm.Get("user"), "eve") {
 						if test.retryAfter != "" {
 							w.Header().Set("Retry-After", test.retryAfter)
 						}
-						say(w, test.status, test.body)
+						caddytest.Say(w, test.status, test.body)
 						return
 					}
-					issuing(time.Hour)(w, r)
+					caddytest.Issuing(time.Hour)(w, r)
 				})
-				proxy := runCaddy(t, tellingSite("account {http.request.header.X-User}\ntoken_param user {http.request.header.X-User}"))
+				proxy := caddytest.Run(t, tellingSite("account {http.request.header.X-User}\ntoken_param user {http.request.header.X-User}"))
 
 				for i := range failures {
-					if eve := proxy.getAs(fmt.Sprint("eve-", i)); eve.body == "fine" {
+					if eve := proxy.GetAs(fmt.Sprint("eve-", i)); eve.Body == "fine" {
 						t.Fatal("eve gets a token")
 					}
 				}
-				before := auth.count()
-				bob := proxy.getAs("bob")
+				before := auth.Count()
+				bob := proxy.GetAs("bob")
 
-				if bob.body != want {
-					t.Errorf("the next account reads\n%s, want\n%s", bob.body, want)
+				if bob.Body != want {
+					t.Errorf("the next account reads\n%s, want\n%s", bob.Body, want)
 				}
-				if asked := auth.count() > before; asked != (want == "fine") {
-					t.Errorf("%d token requests before, and %d now", before, auth.count())
+				if asked := auth.Count() > before; asked != (want == "fine") {
+					t.Errorf("%d token requests before, and %d now", before, auth.Count())
 				}
 			})
 		}
@@ -293,16 +295,16 @@ func TestWhatAccountsSayAboutTheServer(t *testing.T) {
 // the settings gives all of them new ones.
 func TestReloadKeepsTheTokensOfAccounts(t *testing.T) {
 	const users = 20
-	auth, api := newAuthServer(t), newAPIServer(t)
-	auth.answers(issuingFor("user", time.Hour))
-	site := partnerSiteWith("account {http.request.header.X-User}\ntoken_param user {http.request.header.X-User}")
-	proxy := runCaddy(t, site)
+	auth, api := caddytest.NewAuthServer(t), caddytest.NewAPIServer(t)
+	auth.Answers(issuingFor("user", time.Hour))
+	site := caddytest.PartnerSiteWith("account {http.request.header.X-User}\ntoken_param user {http.request.header.X-User}")
+	proxy := caddytest.Run(t, site)
 	askAll := func() {
 		t.Helper()
 		for i := range users {
 			user := fmt.Sprint("user-", i)
-			proxy.wantAs(user, http.StatusOK)
-			if got := api.lastAuthorization(t); got != "Bearer for-"+user {
+			proxy.WantAs(user, http.StatusOK)
+			if got := api.LastAuthorization(t); got != "Bearer for-"+user {
 				t.Errorf("%s has %q", user, got)
 			}
 		}
@@ -310,25 +312,25 @@ func TestReloadKeepsTheTokensOfAccounts(t *testing.T) {
 
 	askAll()
 	for range 3 {
-		proxy.reload(strings.Replace(site, "reverse_proxy", "header X-Reloaded yes\n\treverse_proxy", 1))
+		proxy.Reload(strings.Replace(site, "reverse_proxy", "header X-Reloaded yes\n\treverse_proxy", 1))
 		askAll()
 	}
-	if n := auth.count(); n != users {
+	if n := auth.Count(); n != users {
 		t.Errorf("%d token requests after three reloads, want %d", n, users)
 	}
 
-	proxy.reload(strings.Replace(site, "client_secret", "scope more\n\t\tclient_secret", 1))
+	proxy.Reload(strings.Replace(site, "client_secret", "scope more\n\t\tclient_secret", 1))
 	askAll()
-	if n := auth.count(); n != 2*users {
+	if n := auth.Count(); n != 2*users {
 		t.Errorf("%d token requests after the settings changed, want %d", n, 2*users)
 	}
 }
 
 // TestAccountsFetchNothingAtStart: nobody has asked yet.
 func TestAccountsFetchNothingAtStart(t *testing.T) {
-	auth := newAuthServer(t)
-	newAPIServer(t)
-	proxy := runCaddy(t, `
+	auth := caddytest.NewAuthServer(t)
+	caddytest.NewAPIServer(t)
+	proxy := caddytest.Run(t, `
 http://{$SITE} {
 	upstream_oauth2 shared {
 		token_endpoint {$TOKEN_ENDPOINT}
@@ -347,9 +349,9 @@ http://{$OTHER_SITE} {
 	reverse_proxy {$API}
 }`)
 
-	proxy.want(http.StatusOK) // the client without accounts is warm
+	proxy.Want(http.StatusOK) // the client without accounts is warm
 
-	for _, r := range auth.seen() {
+	for _, r := range auth.Seen() {
 		if id, _, _ := r.BasicAuth(); id != "shared" {
 			t.Errorf("the client %q has fetched a token", id)
 		}
@@ -359,14 +361,14 @@ http://{$OTHER_SITE} {
 // TestAccountsAreNotNamedInTheLog: what tells them apart there says nothing
 // about them.
 func TestAccountsAreNotNamedInTheLog(t *testing.T) {
-	auth := newAuthServer(t)
-	newAPIServer(t)
-	auth.says(http.StatusBadRequest, `{"error":"invalid_request"}`)
-	proxy := runCaddy(t, partnerSiteWith("account {http.request.uri.query.user}"))
+	auth := caddytest.NewAuthServer(t)
+	caddytest.NewAPIServer(t)
+	auth.Says(http.StatusBadRequest, `{"error":"invalid_request"}`)
+	proxy := caddytest.Run(t, caddytest.PartnerSiteWith("account {http.request.uri.query.user}"))
 
-	proxy.get("/?user=alice@example.com", nil)
+	proxy.Get("/?user=alice@example.com", nil)
 
-	line := proxy.awaitLog(logFailed)
+	line := proxy.AwaitLog(caddytest.LogFailed)
 	if name, _ := line["account"].(string); name == "" || strings.Contains(name, "alice") {
 		t.Errorf("the log says %v", line)
 	}

@@ -10,44 +10,46 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+
+	"github.com/upstream-oauth2/caddy-upstream-oauth2/internal/caddytest"
 )
 
 // TestThousandFirstRequestsCostOneTokenRequest: all of them find no token, and
 // share the one that is on its way.
 func TestThousandFirstRequestsCostOneTokenRequest(t *testing.T) {
 	const requests = 1000
-	auth, api := newAuthServer(t), newAPIServer(t)
+	auth, api := caddytest.NewAuthServer(t), caddytest.NewAPIServer(t)
 	allIn := make(chan bool)
-	auth.answers(func(w http.ResponseWriter, r tokenRequest) {
+	auth.Answers(func(w http.ResponseWriter, r caddytest.TokenRequest) {
 		select {
 		case <-allIn:
 		case <-r.Context().Done():
 		}
-		issue(w, fmt.Sprintf("access-token-%d", r.number), time.Hour)
+		caddytest.Issue(w, fmt.Sprintf("access-token-%d", r.Number), time.Hour)
 	})
-	proxy := runCaddy(t, tracing+partnerSite)
+	proxy := caddytest.Run(t, caddytest.Tracing+caddytest.PartnerSite)
 
 	var wg sync.WaitGroup
 	failed := make(chan string, requests)
 	for range requests {
 		wg.Go(func() {
-			if answer, err := proxy.try(http.MethodGet, os.Getenv("SITE"), "/", nil); err != nil || answer.status != http.StatusOK {
+			if answer, err := proxy.Try(http.MethodGet, os.Getenv("SITE"), "/", nil); err != nil || answer.Status != http.StatusOK {
 				failed <- fmt.Sprint(answer, err)
 			}
 		})
 	}
-	eventually(t, "all requests came in", func() bool { return proxy.entered() == requests })
+	caddytest.Eventually(t, "all requests came in", func() bool { return proxy.Entered() == requests })
 	close(allIn)
 	wg.Wait()
 
 	if n := len(failed); n > 0 {
 		t.Errorf("%d requests failed, the first with %s", n, <-failed)
 	}
-	if n := auth.count(); n != 1 {
+	if n := auth.Count(); n != 1 {
 		t.Errorf("%d token requests, want 1", n)
 	}
-	for _, r := range api.seen() {
-		if got := r.header.Get("Authorization"); got != "Bearer access-token-1" {
+	for _, r := range api.Seen() {
+		if got := r.Header.Get("Authorization"); got != "Bearer access-token-1" {
 			t.Fatalf("a request reached the API with Authorization %q", got)
 		}
 	}
@@ -139,18 +141,18 @@ func TestEqualClientsShareOneToken(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			t.Setenv("PARTNER_SECRET", "partner-secret")
-			auth, api := newAuthServer(t), newAPIServer(t)
-			proxy := runCaddy(t, test.caddyfile)
+			auth, api := caddytest.NewAuthServer(t), caddytest.NewAPIServer(t)
+			proxy := caddytest.Run(t, test.caddyfile)
 
 			for _, site := range []string{os.Getenv("SITE"), os.Getenv("OTHER_SITE")} {
 				for _, path := range []string{"/a/", "/b/"} {
-					proxy.send(http.MethodGet, site, path, nil)
-					if got := fmt.Sprint(api.last(t).header); !strings.Contains(got, "access-token-1") {
+					proxy.Send(http.MethodGet, site, path, nil)
+					if got := fmt.Sprint(api.Last(t).Header); !strings.Contains(got, "access-token-1") {
 						t.Errorf("%s%s goes upstream with %v", site, path, got)
 					}
 				}
 			}
-			if n := auth.count(); n != 1 {
+			if n := auth.Count(); n != 1 {
 				t.Errorf("%d token requests, want 1", n)
 			}
 		})
@@ -172,7 +174,7 @@ func TestUnequalClientsShareNothing(t *testing.T) {
 		"token_header":   "X-Tenant other",
 	} {
 		t.Run(option, func(t *testing.T) {
-			auth, api := newAuthServer(t), newAPIServer(t)
+			auth, api := caddytest.NewAuthServer(t), caddytest.NewAPIServer(t)
 			lines := map[string]string{
 				"token_endpoint": "{$TOKEN_ENDPOINT}",
 				"client_id":      "partner-id",
@@ -183,20 +185,20 @@ func TestUnequalClientsShareNothing(t *testing.T) {
 			for option, value := range lines {
 				fmt.Fprintf(&other, "\t\t%s %s\n", option, value)
 			}
-			proxy := runCaddy(t, partnerSite+`
+			proxy := caddytest.Run(t, caddytest.PartnerSite+`
 http://{$OTHER_SITE} {
 	upstream_oauth2 {
 `+other.String()+`
 	}
 	reverse_proxy {$API}
 }`)
-			proxy.send(http.MethodGet, os.Getenv("SITE"), "/", nil)
-			one := api.lastAuthorization(t)
-			proxy.send(http.MethodGet, os.Getenv("OTHER_SITE"), "/", nil)
-			two := api.lastAuthorization(t)
+			proxy.Send(http.MethodGet, os.Getenv("SITE"), "/", nil)
+			one := api.LastAuthorization(t)
+			proxy.Send(http.MethodGet, os.Getenv("OTHER_SITE"), "/", nil)
+			two := api.LastAuthorization(t)
 
-			if one == two || auth.count() != 2 {
-				t.Errorf("both go upstream with %q, after %d token requests", one, auth.count())
+			if one == two || auth.Count() != 2 {
+				t.Errorf("both go upstream with %q, after %d token requests", one, auth.Count())
 			}
 		})
 	}
@@ -205,15 +207,15 @@ http://{$OTHER_SITE} {
 // TestFirstTokensAreFetchedAtStart: a wrong secret shows in the log before
 // anybody needs the token, also of a client that no site uses yet.
 func TestFirstTokensAreFetchedAtStart(t *testing.T) {
-	auth := newAuthServer(t)
-	auth.answers(func(w http.ResponseWriter, r tokenRequest) {
+	auth := caddytest.NewAuthServer(t)
+	auth.Answers(func(w http.ResponseWriter, r caddytest.TokenRequest) {
 		if id, _, _ := r.BasicAuth(); id == "wrong" {
-			say(w, http.StatusUnauthorized, `{"error":"invalid_client"}`)
+			caddytest.Say(w, http.StatusUnauthorized, `{"error":"invalid_client"}`)
 			return
 		}
-		issue(w, "access-token", time.Hour)
+		caddytest.Issue(w, "access-token", time.Hour)
 	})
-	proxy := runCaddy(t, `{
+	proxy := caddytest.Run(t, `{
 	upstream_oauth2 {
 		client right {
 			token_endpoint {$TOKEN_ENDPOINT}
@@ -227,7 +229,7 @@ func TestFirstTokensAreFetchedAtStart(t *testing.T) {
 		}
 	}
 }`)
-	right, wrong := proxy.awaitLog(logObtained), proxy.awaitLog(logFailed)
+	right, wrong := proxy.AwaitLog(caddytest.LogObtained), proxy.AwaitLog(caddytest.LogFailed)
 	if right["client"] != "right" || right["level"] != "info" {
 		t.Errorf("of the right secret the log says %v", right)
 	}
@@ -239,17 +241,17 @@ func TestFirstTokensAreFetchedAtStart(t *testing.T) {
 // TestTokenEndpointMayBeASiteOfTheSameCaddy, and still the first token is
 // fetched at start.
 func TestTokenEndpointMayBeASiteOfTheSameCaddy(t *testing.T) {
-	api := newAPIServer(t)
-	proxy := runCaddy(t, strings.ReplaceAll(partnerSite, "{$TOKEN_ENDPOINT}", "http://{$OTHER_SITE}/token")+`
+	api := caddytest.NewAPIServer(t)
+	proxy := caddytest.Run(t, strings.ReplaceAll(caddytest.PartnerSite, "{$TOKEN_ENDPOINT}", "http://{$OTHER_SITE}/token")+`
 http://{$OTHER_SITE} {
 	respond /token `+"`"+`{"access_token":"from-the-same-caddy","expires_in":3600}`+"`"+`
 }`)
-	proxy.awaitLog(logObtained)
-	if failed := proxy.logged(logFailed); failed != nil {
+	proxy.AwaitLog(caddytest.LogObtained)
+	if failed := proxy.Logged(caddytest.LogFailed); failed != nil {
 		t.Errorf("a token request failed first: %v", failed)
 	}
-	proxy.want(http.StatusOK)
-	if got := api.lastAuthorization(t); got != "Bearer from-the-same-caddy" {
+	proxy.Want(http.StatusOK)
+	if got := api.LastAuthorization(t); got != "Bearer from-the-same-caddy" {
 		t.Errorf("Authorization is %q", got)
 	}
 }
@@ -257,24 +259,24 @@ http://{$OTHER_SITE} {
 // TestAdaptAndValidateMakeNoTokenRequest: configs are checked where the
 // credentials work, and where they do not.
 func TestAdaptAndValidateMakeNoTokenRequest(t *testing.T) {
-	auth := newAuthServer(t)
-	newAPIServer(t)
-	proxy := runCaddy(t, `http://{$SITE}`)
+	auth := caddytest.NewAuthServer(t)
+	caddytest.NewAPIServer(t)
+	proxy := caddytest.Run(t, `http://{$SITE}`)
 
 	for range 5 {
-		if err := validateCaddyfile(partnerSite); err != nil {
+		if err := caddytest.Validate(caddytest.PartnerSite); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if n := auth.count(); n != 0 {
+	if n := auth.Count(); n != 0 {
 		t.Errorf("%d token requests", n)
 	}
 
 	// A fetch that validation had begun behind our back would show by now, or
 	// have left its token.
-	proxy.reload(partnerSite)
-	proxy.want(http.StatusOK)
-	if n := auth.count(); n != 1 {
+	proxy.Reload(caddytest.PartnerSite)
+	proxy.Want(http.StatusOK)
+	if n := auth.Count(); n != 1 {
 		t.Errorf("%d token requests for one token", n)
 	}
 }
@@ -282,27 +284,23 @@ func TestAdaptAndValidateMakeNoTokenRequest(t *testing.T) {
 // TestStoppedCaddyLeavesNothingBehind: no timers, no tokens; also after a
 // config that was refused half-way.
 func TestStoppedCaddyLeavesNothingBehind(t *testing.T) {
-	newAuthServer(t)
-	newAPIServer(t)
-	proxy := runCaddy(t, partnerSite)
-	proxy.want(http.StatusOK)
+	caddytest.NewAuthServer(t)
+	caddytest.NewAPIServer(t)
+	proxy := caddytest.Run(t, caddytest.PartnerSite)
+	proxy.Want(http.StatusOK)
 	before := openCaches()
 
 	halfGood := strings.NewReplacer(
 		"partner-secret\n", "other-secret\n",
-		"reverse_proxy", refusedClient+"\treverse_proxy",
-	).Replace(partnerSite)
-	config, _, err := adaptCaddyfile(inSurroundings(halfGood))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := caddy.Load(config, true); err == nil || !strings.Contains(err.Error(), `client "refused": client_secret: `) {
+		"reverse_proxy", caddytest.RefusedClient+"\treverse_proxy",
+	).Replace(caddytest.PartnerSite)
+	if err := proxy.TryReload(halfGood); err == nil || !strings.Contains(err.Error(), `client "refused": client_secret: `) {
 		t.Fatalf("the refused config loads: %v", err)
 	}
 	if n := openCaches(); n != before {
 		t.Errorf("%d caches are open after a refused config, and %d were before", n, before)
 	}
-	proxy.want(http.StatusOK)
+	proxy.Want(http.StatusOK)
 
 	if err := caddy.Stop(); err != nil {
 		t.Fatal(err)

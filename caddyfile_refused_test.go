@@ -3,6 +3,8 @@ package upstreamoauth2
 import (
 	"strings"
 	"testing"
+
+	"github.com/upstream-oauth2/caddy-upstream-oauth2/internal/caddytest"
 )
 
 // provenBlockWith is a Caddyfile without a secret, whose line 5 and those behind
@@ -123,7 +125,7 @@ func TestRefusedCaddyfilesOfProofsAndGrants(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			_, _, err := adaptCaddyfile(test.caddyfile)
+			_, _, err := caddytest.Adapt(test.caddyfile)
 			if err == nil {
 				t.Fatal("it adapts")
 			}

@@ -1,6 +1,7 @@
 package upstreamoauth2
 
 import (
+	"bytes"
 	"encoding/json"
 	stdflag "flag"
 	"maps"
@@ -16,6 +17,7 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 
 	"github.com/upstream-oauth2/caddy-upstream-oauth2/config"
+	"github.com/upstream-oauth2/caddy-upstream-oauth2/internal/caddytest"
 )
 
 var update = stdflag.Bool("update", false, "write the JSON in testdata/adapt anew")
@@ -31,7 +33,7 @@ func TestAdapt(t *testing.T) {
 			t.Setenv("PARTNER_SECRET", strings.Repeat("secret", 11)) // long enough for HS512
 			input, want, _ := strings.Cut(readFile(t, file), goldenSeparator)
 
-			config, warnings, err := adaptCaddyfile(input)
+			config, warnings, err := caddytest.Adapt(input)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -269,7 +271,7 @@ func TestRefusedCaddyfiles(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			_, _, err := adaptCaddyfile(test.caddyfile)
+			_, _, err := caddytest.Adapt(test.caddyfile)
 			if err == nil {
 				t.Fatal("it adapts")
 			}
@@ -299,7 +301,7 @@ func TestRefusedEndpoints(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			t.Setenv("PARTNER_SECRET", "secret")
-			err := validateCaddyfile(strings.Replace(blockWith(""), "https://auth.example/token", test.endpoint, 1))
+			err := caddytest.Validate(strings.Replace(blockWith(""), "https://auth.example/token", test.endpoint, 1))
 			want := "parsing caddyfile tokens for 'upstream_oauth2': token_endpoint: " + test.want + ", at Caddyfile:3"
 			if err == nil || err.Error() != want {
 				t.Errorf("the error is\n%v\nwant\n%s", err, want)
@@ -309,14 +311,14 @@ func TestRefusedEndpoints(t *testing.T) {
 	for _, endpoint := range []string{"http://127.0.0.1:1/token", "http://127.9.9.9/token", "http://[::1]:1/token", "http://localhost:1/token", "http://auth.localhost/token", "https://auth.example:8443/token?a=b"} {
 		t.Run("but not "+endpoint, func(t *testing.T) {
 			t.Setenv("PARTNER_SECRET", "secret")
-			if err := validateCaddyfile(strings.Replace(blockWith(""), "https://auth.example/token", endpoint, 1)); err != nil {
+			if err := caddytest.Validate(strings.Replace(blockWith(""), "https://auth.example/token", endpoint, 1)); err != nil {
 				t.Error(err)
 			}
 		})
 	}
 	t.Run("nor plain http with allow_http", func(t *testing.T) {
 		t.Setenv("PARTNER_SECRET", "secret")
-		if err := validateCaddyfile(strings.Replace(blockWith("allow_http"), "https://auth.example", "http://auth.example", 1)); err != nil {
+		if err := caddytest.Validate(strings.Replace(blockWith("allow_http"), "https://auth.example", "http://auth.example", 1)); err != nil {
 			t.Error(err)
 		}
 	})
@@ -376,7 +378,7 @@ func TestRefusedByValidate(t *testing.T) {
 			t.Setenv("PARTNER_SECRET", "secret")
 			t.Setenv("HTTP_ENDPOINT", "http://auth.example/token")
 			t.Setenv("ISSUER", "https://auth.example/?a=b")
-			err := validateCaddyfile(test.caddyfile)
+			err := caddytest.Validate(test.caddyfile)
 			if err == nil {
 				t.Fatal("it validates")
 			}
@@ -412,7 +414,7 @@ func TestMistakesThatLookHarmless(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			t.Setenv("PARTNER_SECRET", "secret")
-			err := validateCaddyfile(blockWith(test.lines))
+			err := caddytest.Validate(blockWith(test.lines))
 			if err == nil {
 				t.Fatal("it validates")
 			}
@@ -443,7 +445,7 @@ func TestWhatOnlyLooksLikeAMistake(t *testing.T) {
 	} {
 		t.Run(lines, func(t *testing.T) {
 			t.Setenv("PARTNER_SECRET", "secret")
-			if err := validateCaddyfile(blockWith(lines)); err != nil {
+			if err := caddytest.Validate(blockWith(lines)); err != nil {
 				t.Error(err)
 			}
 		})
@@ -462,7 +464,7 @@ func TestSecretsThatNeverResolveAreRefused(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Setenv("EMPTY", "")
-			if err := validateCaddyfile(strings.Replace(blockWith(""), "{env.PARTNER_SECRET}", secret, 1)); err == nil {
+			if err := caddytest.Validate(strings.Replace(blockWith(""), "{env.PARTNER_SECRET}", secret, 1)); err == nil {
 				t.Error("it validates")
 			} else if !strings.Contains(err.Error(), "client_secret: ") {
 				t.Errorf("the error does not name client_secret: %v", err)
@@ -481,7 +483,7 @@ func TestErrorsPointIntoImportedFiles(t *testing.T) {
 		if err := os.WriteFile(file, []byte(test.lines), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		_, _, err := adaptCaddyfile(blockWith("import " + file))
+		_, _, err := caddytest.Adapt(blockWith("import " + file))
 		if want := "parsing caddyfile tokens for 'upstream_oauth2': " + test.want; err == nil || err.Error() != want {
 			t.Errorf("the error is\n%v\nwant\n%s", err, want)
 		}
@@ -568,4 +570,14 @@ func secretElsewhere(tokens []caddyfile.Token, secret string) bool {
 		return true
 	}
 	return false
+}
+
+// indented is JSON as a person reads it.
+func indented(t testing.TB, raw []byte) string {
+	t.Helper()
+	var out bytes.Buffer
+	if err := json.Indent(&out, raw, "", "\t"); err != nil {
+		t.Fatal(err)
+	}
+	return out.String()
 }

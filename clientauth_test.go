@@ -27,11 +27,13 @@ import (
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
+
+	"github.com/upstream-oauth2/caddy-upstream-oauth2/internal/caddytest"
 )
 
 // keySite is the Caddyfile of clients without a shared secret. Each account asks
 // for a token of its own, so that a test can have as many token requests as it
-// wants: see getAs.
+// wants: see GetAs.
 const keySite = `
 http://{$SITE} {
 	upstream_oauth2 partner {
@@ -48,27 +50,6 @@ http://{$SITE} {
 // keySiteWith is keySite with further lines in the directive's block.
 func keySiteWith(lines string) string {
 	return strings.Replace(keySite, "partner-id\n", "partner-id\n"+lines+"\n", 1)
-}
-
-// getAs sends a request of that user, who has an account of keySite.
-func (c *runningCaddy) getAs(user string) httpAnswer {
-	c.t.Helper()
-	return c.get("/", http.Header{"X-User": {user}})
-}
-
-// wantAs fails the test unless a request of that user is answered with status.
-func (c *runningCaddy) wantAs(user string, status int) {
-	c.t.Helper()
-	if answer := c.getAs(user); answer.status != status {
-		c.t.Fatalf("status %d for %s, want %d: %s\nthe log says %v", answer.status, user, status, answer.body, c.logged(logFailed))
-	}
-}
-
-// failure is what the log says of the first token request that failed and left
-// requests without a token.
-func (c *runningCaddy) failure() string {
-	c.t.Helper()
-	return fmt.Sprint(c.awaitLog(logFailed)["error"])
 }
 
 // jwt is a JWT that a server has verified.
@@ -121,18 +102,18 @@ type registration struct {
 	used map[string]bool // jti
 }
 
-// serve is an answer for authServer.answers: it lets in who proves itself with
+// serve is an answer for AuthServer.Answers: it lets in who proves itself with
 // the registered key, and takes no assertion twice (RFC 7523 section 3).
-func (reg *registration) serve(w http.ResponseWriter, r tokenRequest) {
+func (reg *registration) serve(w http.ResponseWriter, r caddytest.TokenRequest) {
 	if err := reg.admit(r); err != nil {
-		say(w, http.StatusUnauthorized, fmt.Sprintf(`{"error":"invalid_client","error_description":%q}`, err))
+		caddytest.Say(w, http.StatusUnauthorized, fmt.Sprintf(`{"error":"invalid_client","error_description":%q}`, err))
 		return
 	}
-	issuing(time.Hour)(w, r)
+	caddytest.Issuing(time.Hour)(w, r)
 }
 
-func (reg *registration) admit(r tokenRequest) error {
-	j, err := verify(r.form.Get("client_assertion"), reg.algorithm, reg.key)
+func (reg *registration) admit(r caddytest.TokenRequest) error {
+	j, err := verify(r.PostForm.Get("client_assertion"), reg.algorithm, reg.key)
 	if err != nil {
 		return err
 	}
@@ -147,12 +128,12 @@ func (reg *registration) admit(r tokenRequest) error {
 	}
 	now, id := time.Now(), j.text("jti")
 	switch {
-	case r.form.Get("client_assertion_type") != "urn:ietf:params:oauth:client-assertion-type:jwt-bearer":
-		return fmt.Errorf("client_assertion_type is %q", r.form.Get("client_assertion_type"))
+	case r.PostForm.Get("client_assertion_type") != "urn:ietf:params:oauth:client-assertion-type:jwt-bearer":
+		return fmt.Errorf("client_assertion_type is %q", r.PostForm.Get("client_assertion_type"))
 	case j.text("iss") != "partner-id" || j.text("sub") != "partner-id":
 		return fmt.Errorf("iss and sub are %q and %q", j.text("iss"), j.text("sub"))
-	case r.form.Get("client_id") != "partner-id":
-		return fmt.Errorf("client_id is %q", r.form.Get("client_id"))
+	case r.PostForm.Get("client_id") != "partner-id":
+		return fmt.Errorf("client_id is %q", r.PostForm.Get("client_id"))
 	case j.text("aud") != reg.audience:
 		return fmt.Errorf("aud is %v, not %s", j.claims["aud"], reg.audience)
 	case j.time("iat").After(now) || !j.time("exp").After(now) || j.time("exp").Sub(j.time("iat")) > longest:
@@ -327,22 +308,22 @@ func TestPrivateKeyJWT(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			auth, api := newAuthServer(t), newAPIServer(t)
+			auth, api := caddytest.NewAuthServer(t), caddytest.NewAPIServer(t)
 			known := &registration{algorithm: test.algorithm, key: publicKey(test.key), audience: auth.URL + "/token"}
-			auth.answers(known.serve)
-			t.Setenv("KEY_FILE", secretFile(t, test.text))
-			proxy := runCaddy(t, keySiteWith("client_auth private_key_jwt {\nkey {$KEY_FILE}\n"+test.lines+"\n}"))
+			auth.Answers(known.serve)
+			t.Setenv("KEY_FILE", caddytest.SecretFile(t, test.text))
+			proxy := caddytest.Run(t, keySiteWith("client_auth private_key_jwt {\nkey {$KEY_FILE}\n"+test.lines+"\n}"))
 
 			// The second one would be refused with the first one's assertion.
-			proxy.wantAs("alice", http.StatusOK)
-			proxy.wantAs("bob", http.StatusOK)
+			proxy.WantAs("alice", http.StatusOK)
+			proxy.WantAs("bob", http.StatusOK)
 
-			if got := api.lastAuthorization(t); got != "Bearer access-token-2" {
+			if got := api.LastAuthorization(t); got != "Bearer access-token-2" {
 				t.Errorf("Authorization is %q", got)
 			}
-			for _, r := range auth.seen() {
-				if r.form.Has("client_secret") || r.Header.Get("Authorization") != "" {
-					t.Errorf("beside the assertion the client sends %v and %q", r.form, r.Header.Get("Authorization"))
+			for _, r := range auth.Seen() {
+				if r.PostForm.Has("client_secret") || r.Header.Get("Authorization") != "" {
+					t.Errorf("beside the assertion the client sends %v and %q", r.PostForm, r.Header.Get("Authorization"))
 				}
 			}
 		})
@@ -367,8 +348,8 @@ func TestAssertionIsMeantForTheIssuer(t *testing.T) {
 	for _, test := range tests {
 		for _, method := range []string{"private_key_jwt", "client_secret_jwt"} {
 			t.Run(test.name+", "+method, func(t *testing.T) {
-				auth := newAuthServer(t)
-				newAPIServer(t)
+				auth := caddytest.NewAuthServer(t)
+				caddytest.NewAPIServer(t)
 				key := newECKey(t, elliptic.P256())
 				known := &registration{algorithm: "ES256", key: key.Public(), audience: test.audience}
 				if known.audience == "" {
@@ -382,13 +363,13 @@ func TestAssertionIsMeantForTheIssuer(t *testing.T) {
 				if test.issuer != "" {
 					lines += "issuer " + test.issuer + "\n"
 				}
-				auth.answers(known.serve)
-				t.Setenv("KEY_FILE", secretFile(t, pkcs8Text(t, key)))
+				auth.Answers(known.serve)
+				t.Setenv("KEY_FILE", caddytest.SecretFile(t, pkcs8Text(t, key)))
 				t.Setenv("SECRET", secret)
 				t.Setenv("AUDIENCE", "https://from-env.example")
-				proxy := runCaddy(t, keySiteWith(lines))
+				proxy := caddytest.Run(t, keySiteWith(lines))
 
-				proxy.wantAs("alice", http.StatusOK)
+				proxy.WantAs("alice", http.StatusOK)
 
 				if got := known.last(t).extra("typ"); got != test.typ {
 					t.Errorf("typ is %q, want %q", got, test.typ)
@@ -420,16 +401,16 @@ func TestAssertionNamesItsKey(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			auth := newAuthServer(t)
-			newAPIServer(t)
+			auth := caddytest.NewAuthServer(t)
+			caddytest.NewAPIServer(t)
 			known := &registration{algorithm: "ES256", key: key.Public(), audience: auth.URL + "/token"}
-			auth.answers(known.serve)
+			auth.Answers(known.serve)
 			t.Setenv("KID", "from-env")
-			t.Setenv("KEY_FILE", secretFile(t, test.text))
-			t.Setenv("CERT_FILE", secretFile(t, certificateText(certificate)))
-			proxy := runCaddy(t, keySiteWith("client_auth private_key_jwt {\nkey {$KEY_FILE}\n"+test.lines+"\n}"))
+			t.Setenv("KEY_FILE", caddytest.SecretFile(t, test.text))
+			t.Setenv("CERT_FILE", caddytest.SecretFile(t, certificateText(certificate)))
+			proxy := caddytest.Run(t, keySiteWith("client_auth private_key_jwt {\nkey {$KEY_FILE}\n"+test.lines+"\n}"))
 
-			proxy.wantAs("alice", http.StatusOK)
+			proxy.WantAs("alice", http.StatusOK)
 
 			got := known.last(t)
 			if got.header.KeyID != test.kid {
@@ -448,14 +429,14 @@ func TestAssertionLivesAsLongAsTheConfigSays(t *testing.T) {
 	key := newECKey(t, elliptic.P256())
 	for lines, want := range map[string]time.Duration{"": time.Minute, "lifetime 5m": 5 * time.Minute, "lifetime 20s": 20 * time.Second} {
 		t.Run(want.String(), func(t *testing.T) {
-			auth := newAuthServer(t)
-			newAPIServer(t)
+			auth := caddytest.NewAuthServer(t)
+			caddytest.NewAPIServer(t)
 			known := &registration{algorithm: "ES256", key: key.Public(), audience: auth.URL + "/token", longest: want}
-			auth.answers(known.serve)
-			t.Setenv("KEY_FILE", secretFile(t, pkcs8Text(t, key)))
-			proxy := runCaddy(t, keySiteWith("client_auth private_key_jwt {\nkey {$KEY_FILE}\n"+lines+"\n}"))
+			auth.Answers(known.serve)
+			t.Setenv("KEY_FILE", caddytest.SecretFile(t, pkcs8Text(t, key)))
+			proxy := caddytest.Run(t, keySiteWith("client_auth private_key_jwt {\nkey {$KEY_FILE}\n"+lines+"\n}"))
 
-			proxy.wantAs("alice", http.StatusOK)
+			proxy.WantAs("alice", http.StatusOK)
 
 			if got := known.last(t); got.time("exp").Sub(got.time("iat")) != want {
 				t.Errorf("it lives for %v", got.time("exp").Sub(got.time("iat")))
@@ -471,7 +452,7 @@ func TestKeyComesFromAFileOrAPlaceholder(t *testing.T) {
 	text := pkcs8Text(t, key)
 	tests := []struct{ name, line, env string }{
 		{"a file", "key {$KEY_FILE}", ""},
-		{"a file named by the environment", "key {env.KEY}", secretFile(t, text)},
+		{"a file named by the environment", "key {env.KEY}", caddytest.SecretFile(t, text)},
 		{"a file's content", "key {file.{$KEY_FILE}}", ""},
 		{"PEM in the environment", "key {env.KEY}", text},
 		{"PEM in the environment, its line breaks written out", "key {env.KEY}", strings.ReplaceAll(strings.TrimSpace(text), "\n", `\n`)},
@@ -479,15 +460,15 @@ func TestKeyComesFromAFileOrAPlaceholder(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			auth := newAuthServer(t)
-			newAPIServer(t)
+			auth := caddytest.NewAuthServer(t)
+			caddytest.NewAPIServer(t)
 			known := &registration{algorithm: "ES256", key: key.Public(), audience: auth.URL + "/token"}
-			auth.answers(known.serve)
-			t.Setenv("KEY_FILE", secretFile(t, text))
+			auth.Answers(known.serve)
+			t.Setenv("KEY_FILE", caddytest.SecretFile(t, text))
 			t.Setenv("KEY", test.env)
-			proxy := runCaddy(t, keySiteWith("client_auth private_key_jwt {\n"+test.line+"\n}"))
+			proxy := caddytest.Run(t, keySiteWith("client_auth private_key_jwt {\n"+test.line+"\n}"))
 
-			proxy.wantAs("alice", http.StatusOK)
+			proxy.WantAs("alice", http.StatusOK)
 		})
 	}
 }
@@ -502,19 +483,19 @@ func TestClientSecretJWT(t *testing.T) {
 		{"HS512", "{\nalgorithm HS512\n}"},
 	} {
 		t.Run(test.algorithm, func(t *testing.T) {
-			auth := newAuthServer(t)
-			newAPIServer(t)
+			auth := caddytest.NewAuthServer(t)
+			caddytest.NewAPIServer(t)
 			known := &registration{algorithm: test.algorithm, key: []byte(secret), audience: auth.URL + "/token"}
-			auth.answers(known.serve)
+			auth.Answers(known.serve)
 			t.Setenv("SECRET", secret)
-			proxy := runCaddy(t, keySiteWith("client_secret {env.SECRET}\nclient_auth client_secret_jwt "+test.block))
+			proxy := caddytest.Run(t, keySiteWith("client_secret {env.SECRET}\nclient_auth client_secret_jwt "+test.block))
 
-			proxy.wantAs("alice", http.StatusOK)
-			proxy.wantAs("bob", http.StatusOK)
+			proxy.WantAs("alice", http.StatusOK)
+			proxy.WantAs("bob", http.StatusOK)
 
-			for _, r := range auth.seen() {
-				if r.form.Has("client_secret") || r.Header.Get("Authorization") != "" {
-					t.Errorf("the client sends %v and %q", r.form, r.Header.Get("Authorization"))
+			for _, r := range auth.Seen() {
+				if r.PostForm.Has("client_secret") || r.Header.Get("Authorization") != "" {
+					t.Errorf("the client sends %v and %q", r.PostForm, r.Header.Get("Authorization"))
 				}
 			}
 		})
@@ -542,32 +523,32 @@ func TestTLSClientAuth(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			auth := newAuthServer(t, withTLS, func(s *httptest.Server) {
+			auth := caddytest.NewAuthServer(t, withTLS, func(s *httptest.Server) {
 				s.TLS.ClientAuth = tls.RequireAnyClientCert
 				if test.certificate == issued { // have crypto/tls verify it
 					s.TLS.ClientAuth, s.TLS.ClientCAs = tls.RequireAndVerifyClientCert, authority.pool()
 				}
 			})
-			newAPIServer(t)
-			auth.answers(func(w http.ResponseWriter, r tokenRequest) {
-				if r.form.Get("client_id") != "partner-id" || !r.TLS.PeerCertificates[0].Equal(test.certificate) {
-					say(w, http.StatusUnauthorized, `{"error":"invalid_client"}`)
+			caddytest.NewAPIServer(t)
+			auth.Answers(func(w http.ResponseWriter, r caddytest.TokenRequest) {
+				if r.PostForm.Get("client_id") != "partner-id" || !r.TLS.PeerCertificates[0].Equal(test.certificate) {
+					caddytest.Say(w, http.StatusUnauthorized, `{"error":"invalid_client"}`)
 					return
 				}
-				issuing(time.Hour)(w, r)
+				caddytest.Issuing(time.Hour)(w, r)
 			})
 			t.Setenv("CA_FILE", pemFile(t, "CERTIFICATE", auth.Certificate().Raw))
 			for name, content := range test.files {
-				t.Setenv(name, secretFile(t, content))
+				t.Setenv(name, caddytest.SecretFile(t, content))
 			}
-			proxy := runCaddy(t, keySiteWith("client_auth tls_client_auth {\n"+test.lines+"\n}\n"+trustingTransport))
+			proxy := caddytest.Run(t, keySiteWith("client_auth tls_client_auth {\n"+test.lines+"\n}\n"+trustingTransport))
 
-			proxy.wantAs("alice", http.StatusOK)
+			proxy.WantAs("alice", http.StatusOK)
 		})
 	}
 }
 
-// trustingTransport trusts the authServer's certificate.
+// trustingTransport trusts the AuthServer's certificate.
 const trustingTransport = `transport http {
 	tls_trust_pool file {$CA_FILE}
 }`
@@ -600,18 +581,18 @@ func TestAssertionFileIsSentAsItIs(t *testing.T) {
 		"with white space around": "\n  " + assertion + " \n\n",
 	} {
 		t.Run(name, func(t *testing.T) {
-			auth := newAuthServer(t)
-			newAPIServer(t)
+			auth := caddytest.NewAuthServer(t)
+			caddytest.NewAPIServer(t)
 			path := filepath.Join(t.TempDir(), "assertion")
 			if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
 				t.Fatal(err)
 			}
 			t.Setenv("ASSERTION_FILE", path)
-			proxy := runCaddy(t, keySiteWith("client_auth assertion_file {$ASSERTION_FILE}"))
+			proxy := caddytest.Run(t, keySiteWith("client_auth assertion_file {$ASSERTION_FILE}"))
 
-			proxy.wantAs("alice", http.StatusOK)
+			proxy.WantAs("alice", http.StatusOK)
 
-			form := auth.seen()[0].form
+			form := auth.Seen()[0].PostForm
 			if form.Get("client_assertion") != assertion || form.Get("client_id") != "partner-id" ||
 				form.Get("client_assertion_type") != "urn:ietf:params:oauth:client-assertion-type:jwt-bearer" {
 				t.Errorf("the token request is %v", form)
@@ -641,8 +622,8 @@ func TestFilesThatAreNotThereYet(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			auth := newAuthServer(t)
-			newAPIServer(t)
+			auth := caddytest.NewAuthServer(t)
+			caddytest.NewAPIServer(t)
 			path := filepath.Join(t.TempDir(), "file")
 			if test.before != "" {
 				if err := os.WriteFile(path, []byte(test.before), 0o600); err != nil {
@@ -650,26 +631,26 @@ func TestFilesThatAreNotThereYet(t *testing.T) {
 				}
 			}
 			t.Setenv("FILE", path)
-			proxy := runCaddy(t, keySiteWith(test.lines))
+			proxy := caddytest.Run(t, keySiteWith(test.lines))
 
 			want := strings.ReplaceAll(test.warning, "FILE", path)
-			line := proxy.awaitLog("a credential cannot be read yet; it is tried again at each token request")
+			line := proxy.AwaitLog("a credential cannot be read yet; it is tried again at each token request")
 			if line["error"] != want || line["level"] != "warn" {
 				t.Errorf("when the config loads the log says %v, want the error %s", line, want)
 			}
-			answer := proxy.getAs("alice")
-			if answer.body != "502 no access token for the upstream: the request for one failed" {
-				t.Errorf("the caller reads %s", answer.body)
+			answer := proxy.GetAs("alice")
+			if answer.Body != "502 no access token for the upstream: the request for one failed" {
+				t.Errorf("the caller reads %s", answer.Body)
 			}
-			if got := proxy.failure(); got != want {
+			if got := proxy.Failure(); got != want {
 				t.Errorf("the log says %s, want %s", got, want)
 			}
-			if n := auth.count(); n != 0 {
+			if n := auth.Count(); n != 0 {
 				t.Errorf("%d token requests without proof", n)
 			}
 
-			writeSecret(t, path, test.after)
-			eventually(t, "requests succeeded", func() bool { return proxy.getAs("alice").status == http.StatusOK })
+			caddytest.WriteSecret(t, path, test.after)
+			caddytest.Eventually(t, "requests succeeded", func() bool { return proxy.GetAs("alice").Status == http.StatusOK })
 		})
 	}
 }
@@ -699,15 +680,15 @@ func TestReplacedFilesAreUsedAtOnce(t *testing.T) {
 		lines string
 		tls   bool
 		files [2]string
-		by    func(tokenRequest) int // which of the two the request is proven by
+		by    func(caddytest.TokenRequest) int // which of the two the request is proven by
 	}{
 		{
 			name:  "the key of private_key_jwt",
 			lines: "client_auth private_key_jwt {\nkey {$FILE}\n}",
 			files: [2]string{pkcs8Text(t, keys[0]), pkcs8Text(t, keys[1])},
-			by: func(r tokenRequest) int {
+			by: func(r caddytest.TokenRequest) int {
 				for i, key := range keys {
-					if _, err := verify(r.form.Get("client_assertion"), "ES256", key.Public()); err == nil {
+					if _, err := verify(r.PostForm.Get("client_assertion"), "ES256", key.Public()); err == nil {
 						return i
 					}
 				}
@@ -719,7 +700,7 @@ func TestReplacedFilesAreUsedAtOnce(t *testing.T) {
 			lines: "client_auth tls_client_auth {\ncertificate {$FILE}\n}\n" + trustingTransport,
 			tls:   true,
 			files: [2]string{pkcs8Text(t, keys[0]) + certificateText(certificates[0]), pkcs8Text(t, keys[1]) + certificateText(certificates[1])},
-			by: func(r tokenRequest) int {
+			by: func(r caddytest.TokenRequest) int {
 				for i, certificate := range certificates {
 					if r.TLS.PeerCertificates[0].Equal(certificate) {
 						return i
@@ -732,9 +713,9 @@ func TestReplacedFilesAreUsedAtOnce(t *testing.T) {
 			name:  "the assertion",
 			lines: "client_auth assertion_file {$FILE}",
 			files: assertions,
-			by: func(r tokenRequest) int {
+			by: func(r caddytest.TokenRequest) int {
 				for i, assertion := range assertions {
-					if r.form.Get("client_assertion") == assertion {
+					if r.PostForm.Get("client_assertion") == assertion {
 						return i
 					}
 				}
@@ -750,26 +731,26 @@ func TestReplacedFilesAreUsedAtOnce(t *testing.T) {
 					s.TLS.ClientAuth, s.TLS.ClientCAs = tls.RequireAndVerifyClientCert, authority.pool()
 				})
 			}
-			auth := newAuthServer(t, configure...)
-			newAPIServer(t)
-			auth.answers(issuing(2 * time.Second))
+			auth := caddytest.NewAuthServer(t, configure...)
+			caddytest.NewAPIServer(t)
+			auth.Answers(caddytest.Issuing(2 * time.Second))
 			if test.tls {
 				t.Setenv("CA_FILE", pemFile(t, "CERTIFICATE", auth.Certificate().Raw))
 			}
-			path := secretFile(t, test.files[0])
+			path := caddytest.SecretFile(t, test.files[0])
 			t.Setenv("FILE", path)
 			// Short tokens that are renewed early: the file is read all the time.
-			proxy := runCaddy(t, keySiteWith("refresh_ahead 90%\n"+test.lines))
+			proxy := caddytest.Run(t, keySiteWith("refresh_ahead 90%\n"+test.lines))
 			stop := underLoad(t, proxy)
 
-			eventually(t, "a token was renewed", func() bool { return auth.count() >= 2 })
-			before := auth.count()
-			writeSecret(t, path, test.files[1])
-			after := auth.count() + 1 // one token request may be on its way
-			eventually(t, "the new file was used", func() bool { return auth.count() > after })
+			caddytest.Eventually(t, "a token was renewed", func() bool { return auth.Count() >= 2 })
+			before := auth.Count()
+			caddytest.WriteSecret(t, path, test.files[1])
+			after := auth.Count() + 1 // one token request may be on its way
+			caddytest.Eventually(t, "the new file was used", func() bool { return auth.Count() > after })
 			stop()
 
-			for i, r := range auth.seen() {
+			for i, r := range auth.Seen() {
 				got := test.by(r)
 				if i < before && got != 0 || i >= after && got != 1 || got < 0 {
 					t.Errorf("token request %d has what is in file %d; the file was replaced after %d to %d requests", i+1, got+1, before, after)
@@ -785,24 +766,24 @@ func TestCertificateReplacedBeforeItsKey(t *testing.T) {
 	authority := newCertificateAuthority(t)
 	old, renewed := newECKey(t, elliptic.P256()), newECKey(t, elliptic.P256())
 	certificate := certificateFor(t, renewed, authority)
-	auth := newAuthServer(t, withTLS, func(s *httptest.Server) {
+	auth := caddytest.NewAuthServer(t, withTLS, func(s *httptest.Server) {
 		s.TLS.ClientAuth, s.TLS.ClientCAs = tls.RequireAndVerifyClientCert, authority.pool()
 	})
-	newAPIServer(t)
-	auth.answers(issuing(10 * time.Second))
-	certificateFile, keyFile := secretFile(t, certificateText(certificateFor(t, old, authority))), secretFile(t, pkcs8Text(t, old))
+	caddytest.NewAPIServer(t)
+	auth.Answers(caddytest.Issuing(10 * time.Second))
+	certificateFile, keyFile := caddytest.SecretFile(t, certificateText(certificateFor(t, old, authority))), caddytest.SecretFile(t, pkcs8Text(t, old))
 	t.Setenv("CERT_FILE", certificateFile)
 	t.Setenv("KEY_FILE", keyFile)
 	t.Setenv("CA_FILE", pemFile(t, "CERTIFICATE", auth.Certificate().Raw))
-	proxy := runCaddy(t, keySiteWith("refresh_ahead 90%\nclient_auth tls_client_auth {\ncertificate {$CERT_FILE}\nkey {$KEY_FILE}\n}\n"+trustingTransport))
+	proxy := caddytest.Run(t, keySiteWith("refresh_ahead 90%\nclient_auth tls_client_auth {\ncertificate {$CERT_FILE}\nkey {$KEY_FILE}\n}\n"+trustingTransport))
 	stop := underLoad(t, proxy)
-	eventually(t, "there was a token", func() bool { return auth.count() == 1 })
+	caddytest.Eventually(t, "there was a token", func() bool { return auth.Count() == 1 })
 
-	writeSecret(t, certificateFile, certificateText(certificate))
-	half := proxy.awaitLog(logUsesBefore)
-	writeSecret(t, keyFile, pkcs8Text(t, renewed))
-	eventually(t, "the new pair was used", func() bool {
-		seen := auth.seen()
+	caddytest.WriteSecret(t, certificateFile, certificateText(certificate))
+	half := proxy.AwaitLog(logUsesBefore)
+	caddytest.WriteSecret(t, keyFile, pkcs8Text(t, renewed))
+	caddytest.Eventually(t, "the new pair was used", func() bool {
+		seen := auth.Seen()
 		return seen[len(seen)-1].TLS.PeerCertificates[0].Equal(certificate)
 	})
 	stop()
@@ -814,7 +795,7 @@ func TestCertificateReplacedBeforeItsKey(t *testing.T) {
 
 // underLoad has callers send requests until the test calls stop. All are to be
 // answered with 200.
-func underLoad(t *testing.T, proxy *runningCaddy) (stop func()) {
+func underLoad(t *testing.T, proxy *caddytest.Caddy) (stop func()) {
 	var (
 		calling sync.WaitGroup
 		stopped atomic.Bool
@@ -823,9 +804,9 @@ func underLoad(t *testing.T, proxy *runningCaddy) (stop func()) {
 	for range 4 {
 		calling.Go(func() {
 			for !stopped.Load() {
-				answer, err := proxy.try(http.MethodGet, site, "/", http.Header{"X-User": {"alice"}})
-				if err != nil || answer.status != http.StatusOK {
-					t.Errorf("status %d, %v: %s", answer.status, err, answer.body)
+				answer, err := proxy.Try(http.MethodGet, site, "/", http.Header{"X-User": {"alice"}})
+				if err != nil || answer.Status != http.StatusOK {
+					t.Errorf("status %d, %v: %s", answer.Status, err, answer.Body)
 					return
 				}
 			}
@@ -875,11 +856,11 @@ func TestRefusedKeys(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			t.Setenv("TOKEN_ENDPOINT", "https://auth.example/token")
-			t.Setenv("FILE", secretFile(t, test.file))
-			t.Setenv("CERT_FILE", secretFile(t, certificateText(certificateFor(t, other, nil))))
+			t.Setenv("FILE", caddytest.SecretFile(t, test.file))
+			t.Setenv("CERT_FILE", caddytest.SecretFile(t, certificateText(certificateFor(t, other, nil))))
 			t.Setenv("SITE", "localhost:8080")
 			t.Setenv("API", "localhost:8081")
-			err := validateCaddyfile(keySiteWith(strings.Replace(test.lines, "LINES", "", 1)))
+			err := caddytest.Validate(keySiteWith(strings.Replace(test.lines, "LINES", "", 1)))
 			if err == nil {
 				t.Fatal("it validates")
 			}
@@ -901,14 +882,14 @@ func TestKeyThatIsNoFile(t *testing.T) {
 	for _, test := range []struct{ name, key, want string }{
 		{"in the config", key, "the value" + wayOut},
 		{"in the environment", "{env.KEY}", "what {env.KEY} holds" + wayOut},
-		{"in a file's placeholder", "{file." + secretFile(t, key) + "}", "holds" + wayOut},
+		{"in a file's placeholder", "{file." + caddytest.SecretFile(t, key) + "}", "holds" + wayOut},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Setenv("TOKEN_ENDPOINT", "https://auth.example/token")
 			t.Setenv("SITE", "localhost:8080")
 			t.Setenv("API", "localhost:8081")
 			t.Setenv("KEY", key)
-			err := validateCaddyfile(keySiteWith("client_auth private_key_jwt {\nkey " + test.key + "\n}"))
+			err := caddytest.Validate(keySiteWith("client_auth private_key_jwt {\nkey " + test.key + "\n}"))
 			if err == nil {
 				t.Fatal("it validates")
 			}
@@ -919,12 +900,12 @@ func TestKeyThatIsNoFile(t *testing.T) {
 	}
 
 	t.Run("the path of a file, in the environment", func(t *testing.T) {
-		newAuthServer(t)
-		newAPIServer(t)
+		caddytest.NewAuthServer(t)
+		caddytest.NewAPIServer(t)
 		t.Setenv("KEY", filepath.Join(t.TempDir(), "not-yet"))
-		proxy := runCaddy(t, keySiteWith("client_auth private_key_jwt {\nkey {env.KEY}\n}"))
+		proxy := caddytest.Run(t, keySiteWith("client_auth private_key_jwt {\nkey {env.KEY}\n}"))
 
-		line := proxy.awaitLog("a credential cannot be read yet; it is tried again at each token request")
+		line := proxy.AwaitLog("a credential cannot be read yet; it is tried again at each token request")
 		if want := "client_auth: cannot read the file {env.KEY}: no such file or directory"; line["error"] != want {
 			t.Errorf("the log says %v, want %s", line["error"], want)
 		}
@@ -946,19 +927,19 @@ func TestRefusedProofs(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			auth := newAuthServer(t)
-			newAPIServer(t)
-			auth.answers(test.known.serve)
-			t.Setenv("KEY_FILE", secretFile(t, pkcs8Text(t, key)))
-			proxy := runCaddy(t, keySiteWith("client_auth private_key_jwt {\nkey {$KEY_FILE}\n}"))
+			auth := caddytest.NewAuthServer(t)
+			caddytest.NewAPIServer(t)
+			auth.Answers(test.known.serve)
+			t.Setenv("KEY_FILE", caddytest.SecretFile(t, pkcs8Text(t, key)))
+			proxy := caddytest.Run(t, keySiteWith("client_auth private_key_jwt {\nkey {$KEY_FILE}\n}"))
 
-			answer := proxy.getAs("alice")
+			answer := proxy.GetAs("alice")
 
-			if want := "502 no access token for the upstream: the authorization server refused to issue one (invalid_client)"; answer.body != want {
-				t.Errorf("the caller reads\n%s, want\n%s", answer.body, want)
+			if want := "502 no access token for the upstream: the authorization server refused to issue one (invalid_client)"; answer.Body != want {
+				t.Errorf("the caller reads\n%s, want\n%s", answer.Body, want)
 			}
 			for _, part := range []string{"the authorization server refused the token request (invalid_client)", test.says, "the assertion was signed with ES256 and a key without an id, for the audience \"" + auth.URL} {
-				if got := proxy.failure(); !strings.Contains(got, part) {
+				if got := proxy.Failure(); !strings.Contains(got, part) {
 					t.Errorf("the log says %s, which does not hold %q", got, part)
 				}
 			}
@@ -966,37 +947,37 @@ func TestRefusedProofs(t *testing.T) {
 	}
 
 	t.Run("a certificate of another authority", func(t *testing.T) {
-		auth := newAuthServer(t, withTLS, func(s *httptest.Server) {
+		auth := caddytest.NewAuthServer(t, withTLS, func(s *httptest.Server) {
 			s.TLS.ClientAuth, s.TLS.ClientCAs = tls.RequireAndVerifyClientCert, newCertificateAuthority(t).pool()
 		})
-		newAPIServer(t)
+		caddytest.NewAPIServer(t)
 		t.Setenv("CA_FILE", pemFile(t, "CERTIFICATE", auth.Certificate().Raw))
-		t.Setenv("CERT_FILE", secretFile(t, pkcs8Text(t, key)+certificateText(certificateFor(t, key, nil))))
-		proxy := runCaddy(t, keySiteWith("client_auth tls_client_auth {\ncertificate {$CERT_FILE}\n}\n"+trustingTransport))
+		t.Setenv("CERT_FILE", caddytest.SecretFile(t, pkcs8Text(t, key)+certificateText(certificateFor(t, key, nil))))
+		proxy := caddytest.Run(t, keySiteWith("client_auth tls_client_auth {\ncertificate {$CERT_FILE}\n}\n"+trustingTransport))
 
-		proxy.wantAs("alice", http.StatusServiceUnavailable)
+		proxy.WantAs("alice", http.StatusServiceUnavailable)
 
-		if got := proxy.failure(); !strings.Contains(got, `the authorization server does not accept the TLS connection: remote error: tls: unknown certificate authority; the client certificate of "CN=`) {
+		if got := proxy.Failure(); !strings.Contains(got, `the authorization server does not accept the TLS connection: remote error: tls: unknown certificate authority; the client certificate of "CN=`) {
 			t.Errorf("the log says %s", got)
 		}
-		if n := auth.count(); n != 0 {
+		if n := auth.Count(); n != 0 {
 			t.Errorf("%d token requests came through", n)
 		}
 	})
 	for name, version := range map[string]string{"HTTP/1.1": "http/1.1", "HTTP/2": "h2"} {
 		t.Run("a certificate, and a connection closed without a word, with "+name, func(t *testing.T) {
-			auth := newAuthServer(t, withTLS)
-			newAPIServer(t)
+			auth := caddytest.NewAuthServer(t, withTLS)
+			caddytest.NewAPIServer(t)
 			config := auth.TLS.Clone()
 			config.NextProtos = []string{version}
 			t.Setenv("TOKEN_ENDPOINT", "https://"+closingListener(t, config)+"/token")
 			t.Setenv("CA_FILE", pemFile(t, "CERTIFICATE", auth.Certificate().Raw))
-			t.Setenv("CERT_FILE", secretFile(t, pkcs8Text(t, key)+certificateText(certificateFor(t, key, nil))))
-			proxy := runCaddy(t, keySiteWith("client_auth tls_client_auth {\ncertificate {$CERT_FILE}\n}\n"+trustingTransport))
+			t.Setenv("CERT_FILE", caddytest.SecretFile(t, pkcs8Text(t, key)+certificateText(certificateFor(t, key, nil))))
+			proxy := caddytest.Run(t, keySiteWith("client_auth tls_client_auth {\ncertificate {$CERT_FILE}\n}\n"+trustingTransport))
 
-			proxy.wantAs("alice", http.StatusServiceUnavailable)
+			proxy.WantAs("alice", http.StatusServiceUnavailable)
 
-			if got := proxy.failure(); !strings.Contains(got, `; the client certificate of "CN=`) {
+			if got := proxy.Failure(); !strings.Contains(got, `; the client certificate of "CN=`) {
 				t.Errorf("the log says %s", got)
 			}
 		})

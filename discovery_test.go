@@ -14,6 +14,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/upstream-oauth2/caddy-upstream-oauth2/internal/caddytest"
 )
 
 // issuerSite is a complete configuration: an issuer, an id and a secret.
@@ -42,10 +44,10 @@ const (
 	openIDPlace  = "/.well-known/openid-configuration"
 )
 
-// publishing is an answer for authServer.answers: metadata at the given paths,
+// publishing is an answer for AuthServer.Answers: metadata at the given paths,
 // and what then says at the others. {URL} in a document is the server's own.
-func publishing(documents map[string]string, then func(http.ResponseWriter, tokenRequest)) func(http.ResponseWriter, tokenRequest) {
-	return func(w http.ResponseWriter, r tokenRequest) {
+func publishing(documents map[string]string, then func(http.ResponseWriter, caddytest.TokenRequest)) func(http.ResponseWriter, caddytest.TokenRequest) {
+	return func(w http.ResponseWriter, r caddytest.TokenRequest) {
 		scheme := "http"
 		if r.TLS != nil {
 			scheme = "https"
@@ -55,7 +57,7 @@ func publishing(documents map[string]string, then func(http.ResponseWriter, toke
 		case ok && document == "":
 			panic(http.ErrAbortHandler)
 		case ok:
-			say(w, http.StatusOK, strings.ReplaceAll(document, "{URL}", scheme+"://"+r.Host))
+			caddytest.Say(w, http.StatusOK, strings.ReplaceAll(document, "{URL}", scheme+"://"+r.Host))
 		case strings.Contains(r.URL.Path, "/.well-known/"):
 			w.WriteHeader(http.StatusNotFound)
 		default:
@@ -70,26 +72,6 @@ func metadata(path string, more map[string]any) string {
 	maps.Copy(document, more)
 	text, _ := json.Marshal(document)
 	return string(text)
-}
-
-// asked lists the requests that have come to the server.
-func (a *authServer) asked() []string {
-	var asked []string
-	for _, r := range a.seen() {
-		asked = append(asked, r.Method+" "+r.URL.Path)
-	}
-	return asked
-}
-
-// tokenRequests counts those that are not for metadata.
-func (a *authServer) tokenRequests() int {
-	n := 0
-	for _, r := range a.seen() {
-		if r.Method == http.MethodPost {
-			n++
-		}
-	}
-	return n
 }
 
 // TestIssuerAloneIsEnough: the token endpoint is found, at the place of RFC 8414
@@ -144,17 +126,17 @@ func TestIssuerAloneIsEnough(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			auth, api := newAuthServer(t), newAPIServer(t)
-			auth.answers(publishing(test.documents, func(w http.ResponseWriter, _ tokenRequest) { issue(w, "found", time.Hour) }))
+			auth, api := caddytest.NewAuthServer(t), caddytest.NewAPIServer(t)
+			auth.Answers(publishing(test.documents, func(w http.ResponseWriter, _ caddytest.TokenRequest) { caddytest.Issue(w, "found", time.Hour) }))
 			t.Setenv("ISSUER", auth.URL+test.issuer)
-			proxy := runCaddy(t, issuerSite)
+			proxy := caddytest.Run(t, issuerSite)
 
-			proxy.want(http.StatusOK)
+			proxy.Want(http.StatusOK)
 
-			if got := auth.asked(); !slices.Equal(got, test.want) {
+			if got := auth.Asked(); !slices.Equal(got, test.want) {
 				t.Errorf("the server is asked for %q, want %q", got, test.want)
 			}
-			if got := api.lastAuthorization(t); got != "Bearer found" {
+			if got := api.LastAuthorization(t); got != "Bearer found" {
 				t.Errorf("Authorization is %q", got)
 			}
 		})
@@ -163,15 +145,15 @@ func TestIssuerAloneIsEnough(t *testing.T) {
 
 // TestEndpointByHandWins: then the metadata is of no use, and nobody asks for it.
 func TestEndpointByHandWins(t *testing.T) {
-	auth := newAuthServer(t)
-	newAPIServer(t)
-	auth.answers(publishing(map[string]string{rfc8414Place: metadata("", nil)}, issuing(time.Hour)))
+	auth := caddytest.NewAuthServer(t)
+	caddytest.NewAPIServer(t)
+	auth.Answers(publishing(map[string]string{rfc8414Place: metadata("", nil)}, caddytest.Issuing(time.Hour)))
 	t.Setenv("ISSUER", auth.URL)
-	proxy := runCaddy(t, issuerSiteWith("token_endpoint {$TOKEN_ENDPOINT}"))
+	proxy := caddytest.Run(t, issuerSiteWith("token_endpoint {$TOKEN_ENDPOINT}"))
 
-	proxy.want(http.StatusOK)
+	proxy.Want(http.StatusOK)
 
-	if got := auth.asked(); !slices.Equal(got, []string{"POST /token"}) {
+	if got := auth.Asked(); !slices.Equal(got, []string{"POST /token"}) {
 		t.Errorf("the server is asked for %q", got)
 	}
 }
@@ -198,21 +180,21 @@ func TestUnusableMetadata(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			auth := newAuthServer(t)
-			newAPIServer(t)
-			auth.answers(publishing(test.documents, issuing(time.Hour)))
+			auth := caddytest.NewAuthServer(t)
+			caddytest.NewAPIServer(t)
+			auth.Answers(publishing(test.documents, caddytest.Issuing(time.Hour)))
 			t.Setenv("ISSUER", auth.URL)
-			proxy := runCaddy(t, issuerSite)
+			proxy := caddytest.Run(t, issuerSite)
 
-			if answer := proxy.get("/", nil); answer.body != test.body {
-				t.Errorf("the caller reads\n%s, want\n%s", answer.body, test.body)
+			if answer := proxy.Get("/", nil); answer.Body != test.body {
+				t.Errorf("the caller reads\n%s, want\n%s", answer.Body, test.body)
 			}
 			for _, part := range []string{test.says, wayOut} {
-				if want := strings.ReplaceAll(part, "ISSUER", auth.URL); !strings.Contains(proxy.failure(), want) {
-					t.Errorf("the log says\n%s, which does not hold\n%s", proxy.failure(), want)
+				if want := strings.ReplaceAll(part, "ISSUER", auth.URL); !strings.Contains(proxy.Failure(), want) {
+					t.Errorf("the log says\n%s, which does not hold\n%s", proxy.Failure(), want)
 				}
 			}
-			if n := auth.tokenRequests(); n != 0 {
+			if n := auth.TokenRequests(); n != 0 {
 				t.Errorf("%d token requests", n)
 			}
 		})
@@ -240,32 +222,32 @@ func TestServerThatDoesNotSupportUsSaysWhatItDoes(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			auth := newAuthServer(t)
-			newAPIServer(t)
-			auth.answers(publishing(map[string]string{rfc8414Place: metadata("", test.listed)}, issuing(time.Hour)))
+			auth := caddytest.NewAuthServer(t)
+			caddytest.NewAPIServer(t)
+			auth.Answers(publishing(map[string]string{rfc8414Place: metadata("", test.listed)}, caddytest.Issuing(time.Hour)))
 			t.Setenv("ISSUER", auth.URL)
 			t.Setenv("ASSERTION", "a.b.c")
-			proxy := runCaddy(t, issuerSiteWith(test.lines))
+			proxy := caddytest.Run(t, issuerSiteWith(test.lines))
 
-			proxy.wantSupport(auth, test.want)
+			wantSupport(t, proxy, auth, test.want)
 		})
 	}
 }
 
 // wantSupport sends a request, which is answered unless the log is to say what the
 // server does not support; no token request is made then.
-func (c *runningCaddy) wantSupport(auth *authServer, says string) {
-	c.t.Helper()
+func wantSupport(t testing.TB, proxy *caddytest.Caddy, auth *caddytest.AuthServer, says string) {
+	t.Helper()
 	if says == "" {
-		c.want(http.StatusOK)
+		proxy.Want(http.StatusOK)
 		return
 	}
-	c.want(http.StatusBadGateway)
-	if got := c.failure(); got != says {
-		c.t.Errorf("the log says\n%s, want\n%s", got, says)
+	proxy.Want(http.StatusBadGateway)
+	if got := proxy.Failure(); got != says {
+		t.Errorf("the log says\n%s, want\n%s", got, says)
 	}
-	if n := auth.tokenRequests(); n != 0 {
-		c.t.Errorf("%d token requests", n)
+	if n := auth.TokenRequests(); n != 0 {
+		t.Errorf("%d token requests", n)
 	}
 }
 
@@ -289,15 +271,15 @@ func TestServerThatDoesNotTakeOurSignatureSaysWhichItTakes(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			auth := newAuthServer(t)
-			newAPIServer(t)
+			auth := caddytest.NewAuthServer(t)
+			caddytest.NewAPIServer(t)
 			document := metadata("", map[string]any{"token_endpoint_auth_signing_alg_values_supported": test.listed})
-			auth.answers(publishing(map[string]string{rfc8414Place: document}, issuing(time.Hour)))
+			auth.Answers(publishing(map[string]string{rfc8414Place: document}, caddytest.Issuing(time.Hour)))
 			t.Setenv("ISSUER", auth.URL)
-			t.Setenv("KEY_FILE", secretFile(t, test.key))
-			proxy := runCaddy(t, strings.Replace(issuerSite, "client_secret partner-secret", "client_auth private_key_jwt {\nkey {$KEY_FILE}\n"+test.lines+"\n}", 1))
+			t.Setenv("KEY_FILE", caddytest.SecretFile(t, test.key))
+			proxy := caddytest.Run(t, strings.Replace(issuerSite, "client_secret partner-secret", "client_auth private_key_jwt {\nkey {$KEY_FILE}\n"+test.lines+"\n}", 1))
 
-			proxy.wantSupport(auth, test.want)
+			wantSupport(t, proxy, auth, test.want)
 		})
 	}
 }
@@ -314,28 +296,28 @@ func TestClientsWithACertificateUseTheirOwnEndpoint(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			auth := newAuthServer(t, withTLS, func(s *httptest.Server) { s.TLS.ClientAuth = tls.RequestClientCert })
-			newAPIServer(t)
+			auth := caddytest.NewAuthServer(t, withTLS, func(s *httptest.Server) { s.TLS.ClientAuth = tls.RequestClientCert })
+			caddytest.NewAPIServer(t)
 			document := metadata("", map[string]any{
 				"mtls_endpoint_aliases":                 map[string]string{"token_endpoint": "{URL}/mtls/token"},
 				"token_endpoint_auth_methods_supported": []string{"client_secret_basic", "tls_client_auth"},
 			})
-			auth.answers(publishing(map[string]string{rfc8414Place: document}, func(w http.ResponseWriter, r tokenRequest) {
+			auth.Answers(publishing(map[string]string{rfc8414Place: document}, func(w http.ResponseWriter, r caddytest.TokenRequest) {
 				if shown := len(r.TLS.PeerCertificates) > 0; shown != (r.URL.Path == "/mtls/token") {
-					say(w, http.StatusUnauthorized, `{"error":"invalid_client"}`)
+					caddytest.Say(w, http.StatusUnauthorized, `{"error":"invalid_client"}`)
 					return
 				}
-				issuing(time.Hour)(w, r)
+				caddytest.Issuing(time.Hour)(w, r)
 			}))
 			key := newECKey(t, elliptic.P256())
 			t.Setenv("ISSUER", auth.URL)
 			t.Setenv("CA_FILE", pemFile(t, "CERTIFICATE", auth.Certificate().Raw))
-			t.Setenv("CERT_FILE", secretFile(t, pkcs8Text(t, key)+certificateText(certificateFor(t, key, nil))))
-			proxy := runCaddy(t, strings.Replace(issuerSiteWith(test.transport), "client_secret partner-secret", test.auth, 1))
+			t.Setenv("CERT_FILE", caddytest.SecretFile(t, pkcs8Text(t, key)+certificateText(certificateFor(t, key, nil))))
+			proxy := caddytest.Run(t, strings.Replace(issuerSiteWith(test.transport), "client_secret partner-secret", test.auth, 1))
 
-			proxy.want(http.StatusOK)
+			proxy.Want(http.StatusOK)
 
-			if got, want := auth.asked(), []string{"GET " + rfc8414Place, "POST " + test.want}; !slices.Equal(got, want) {
+			if got, want := auth.Asked(), []string{"GET " + rfc8414Place, "POST " + test.want}; !slices.Equal(got, want) {
 				t.Errorf("the server is asked for %q, want %q", got, want)
 			}
 		})
@@ -347,24 +329,24 @@ func TestClientsWithACertificateUseTheirOwnEndpoint(t *testing.T) {
 func TestAccountsHaveTheirIssuerAskedAtStart(t *testing.T) {
 	for name, issuer := range map[string]string{"the issuer": "", "another one": "https://another.example"} {
 		t.Run(name, func(t *testing.T) {
-			auth := newAuthServer(t)
-			newAPIServer(t)
+			auth := caddytest.NewAuthServer(t)
+			caddytest.NewAPIServer(t)
 			document := metadata("", nil)
 			if issuer != "" {
 				document = metadata("", map[string]any{"issuer": issuer})
 			}
-			auth.answers(publishing(map[string]string{rfc8414Place: document}, issuing(time.Hour)))
+			auth.Answers(publishing(map[string]string{rfc8414Place: document}, caddytest.Issuing(time.Hour)))
 			t.Setenv("ISSUER", auth.URL)
-			proxy := runCaddy(t, issuerSiteWith("account {http.request.header.X-A}"))
+			proxy := caddytest.Run(t, issuerSiteWith("account {http.request.header.X-A}"))
 
-			eventually(t, "the metadata is asked for", func() bool { return auth.count() > 0 })
+			caddytest.Eventually(t, "the metadata is asked for", func() bool { return auth.Count() > 0 })
 			if issuer != "" {
-				line := proxy.awaitLog("the authorization server's metadata cannot be used; requests are answered without going upstream")
+				line := proxy.AwaitLog("the authorization server's metadata cannot be used; requests are answered without going upstream")
 				if text := fmt.Sprint(line["error"]); !strings.Contains(text, issuer) {
 					t.Errorf("the log says %s", text)
 				}
 			}
-			if n := auth.tokenRequests(); n != 0 {
+			if n := auth.TokenRequests(); n != 0 {
 				t.Errorf("%d token requests for nobody", n)
 			}
 		})
@@ -374,24 +356,24 @@ func TestAccountsHaveTheirIssuerAskedAtStart(t *testing.T) {
 // TestPlainHTTPIsForWhoAllowsIt: what one client was told of the server is not used
 // by another that is stricter, such as the same one after a reload.
 func TestPlainHTTPIsForWhoAllowsIt(t *testing.T) {
-	auth, plain := newAuthServer(t, withTLS), newAuthServer(t)
-	newAPIServer(t)
+	auth, plain := caddytest.NewAuthServer(t, withTLS), caddytest.NewAuthServer(t)
+	caddytest.NewAPIServer(t)
 	document := metadata("", map[string]any{"token_endpoint": plain.URL + "/token"})
-	auth.answers(publishing(map[string]string{rfc8414Place: document}, nil))
+	auth.Answers(publishing(map[string]string{rfc8414Place: document}, nil))
 	t.Setenv("ISSUER", auth.URL)
 	t.Setenv("CA_FILE", pemFile(t, "CERTIFICATE", auth.Certificate().Raw))
-	plain.answers(issuing(time.Second))
-	proxy := runCaddy(t, issuerSiteWith(trustingTransport+"\nallow_http"))
-	proxy.want(http.StatusOK)
+	plain.Answers(caddytest.Issuing(time.Second))
+	proxy := caddytest.Run(t, issuerSiteWith(trustingTransport+"\nallow_http"))
+	proxy.Want(http.StatusOK)
 
-	proxy.reload(issuerSiteWith(trustingTransport))
-	before := plain.count()
-	proxy.want(http.StatusBadGateway)
+	proxy.Reload(issuerSiteWith(trustingTransport))
+	before := plain.Count()
+	proxy.Want(http.StatusBadGateway)
 
-	if n := plain.count() - before; n != 0 {
+	if n := plain.Count() - before; n != 0 {
 		t.Errorf("%d token requests over plain http", n)
 	}
-	if got, want := proxy.failure(), "its token_endpoint must use https, as the issuer does"; !strings.Contains(got, want) {
+	if got, want := proxy.Failure(), "its token_endpoint must use https, as the issuer does"; !strings.Contains(got, want) {
 		t.Errorf("the log says\n%s, want\n%s", got, want)
 	}
 }
@@ -399,16 +381,16 @@ func TestPlainHTTPIsForWhoAllowsIt(t *testing.T) {
 // TestNothingIsFetchedWhileAConfigLoads: "caddy validate" works without a
 // network, and a config loads while the authorization server is down.
 func TestNothingIsFetchedWhileAConfigLoads(t *testing.T) {
-	auth := newAuthServer(t)
-	newAPIServer(t)
+	auth := caddytest.NewAuthServer(t)
+	caddytest.NewAPIServer(t)
 	t.Setenv("ISSUER", auth.URL)
 	t.Setenv("SITE", "localhost:8080")
 
-	if err := validateCaddyfile(issuerSite); err != nil {
+	if err := caddytest.Validate(issuerSite); err != nil {
 		t.Error(err)
 	}
 
-	if got := auth.asked(); len(got) != 0 {
+	if got := auth.Asked(); len(got) != 0 {
 		t.Errorf("the server is asked for %q", got)
 	}
 }
@@ -416,46 +398,46 @@ func TestNothingIsFetchedWhileAConfigLoads(t *testing.T) {
 // TestMetadataOutlivesItsServersOutage: once known it is enough for all renewals,
 // also after a reload.
 func TestMetadataOutlivesItsServersOutage(t *testing.T) {
-	auth := newAuthServer(t)
-	newAPIServer(t)
-	brief := issuing(time.Second)
-	auth.answers(publishing(map[string]string{rfc8414Place: metadata("", nil)}, brief))
+	auth := caddytest.NewAuthServer(t)
+	caddytest.NewAPIServer(t)
+	brief := caddytest.Issuing(time.Second)
+	auth.Answers(publishing(map[string]string{rfc8414Place: metadata("", nil)}, brief))
 	t.Setenv("ISSUER", auth.URL)
-	proxy := runCaddy(t, issuerSite)
-	proxy.want(http.StatusOK)
+	proxy := caddytest.Run(t, issuerSite)
+	proxy.Want(http.StatusOK)
 
-	auth.answers(func(w http.ResponseWriter, r tokenRequest) {
+	auth.Answers(func(w http.ResponseWriter, r caddytest.TokenRequest) {
 		if r.Method == http.MethodGet {
 			w.WriteHeader(http.StatusServiceUnavailable)
 			return
 		}
 		brief(w, r)
 	})
-	proxy.reload(issuerSite)
-	eventually(t, "two tokens more were issued", func() bool {
-		proxy.want(http.StatusOK)
-		return auth.tokenRequests() >= 3
+	proxy.Reload(issuerSite)
+	caddytest.Eventually(t, "two tokens more were issued", func() bool {
+		proxy.Want(http.StatusOK)
+		return auth.TokenRequests() >= 3
 	})
 
-	if gets := auth.count() - auth.tokenRequests(); gets != 1 {
-		t.Errorf("the metadata is fetched %d times, want once: %q", gets, auth.asked())
+	if gets := auth.Count() - auth.TokenRequests(); gets != 1 {
+		t.Errorf("the metadata is fetched %d times, want once: %q", gets, auth.Asked())
 	}
 }
 
 // TestServerWhoseMetadataIsOutOfReach is a server that is unavailable.
 func TestServerWhoseMetadataIsOutOfReach(t *testing.T) {
-	auth := newAuthServer(t)
-	newAPIServer(t)
-	auth.says(http.StatusServiceUnavailable, "")
+	auth := caddytest.NewAuthServer(t)
+	caddytest.NewAPIServer(t)
+	auth.Says(http.StatusServiceUnavailable, "")
 	t.Setenv("ISSUER", auth.URL)
-	proxy := runCaddy(t, issuerSite)
+	proxy := caddytest.Run(t, issuerSite)
 
-	answer := proxy.get("/", nil)
+	answer := proxy.Get("/", nil)
 
-	if want := "503 no access token for the upstream: the authorization server is unavailable"; answer.body != want {
-		t.Errorf("the caller reads\n%s, want\n%s", answer.body, want)
+	if want := "503 no access token for the upstream: the authorization server is unavailable"; answer.Body != want {
+		t.Errorf("the caller reads\n%s, want\n%s", answer.Body, want)
 	}
-	if answer.header.Get("Retry-After") == "" {
+	if answer.Header.Get("Retry-After") == "" {
 		t.Error("there is no Retry-After")
 	}
 }
@@ -464,9 +446,9 @@ func TestServerWhoseMetadataIsOutOfReach(t *testing.T) {
 // the same time.
 func TestOneMetadataRequestForAllAccounts(t *testing.T) {
 	const callers = 200
-	auth, api := newAuthServer(t), newAPIServer(t)
-	published, all := publishing(map[string]string{rfc8414Place: metadata("", nil)}, issuing(time.Hour)), make(chan bool)
-	auth.answers(func(w http.ResponseWriter, r tokenRequest) {
+	auth, api := caddytest.NewAuthServer(t), caddytest.NewAPIServer(t)
+	published, all := publishing(map[string]string{rfc8414Place: metadata("", nil)}, caddytest.Issuing(time.Hour)), make(chan bool)
+	auth.Answers(func(w http.ResponseWriter, r caddytest.TokenRequest) {
 		if r.Method == http.MethodGet {
 			select {
 			case <-all:
@@ -476,23 +458,23 @@ func TestOneMetadataRequestForAllAccounts(t *testing.T) {
 		published(w, r)
 	})
 	t.Setenv("ISSUER", auth.URL)
-	proxy := runCaddy(t, tracing+issuerSiteWith("account {http.request.header.X-User}"))
+	proxy := caddytest.Run(t, caddytest.Tracing+issuerSiteWith("account {http.request.header.X-User}"))
 
 	site := os.Getenv("SITE")
 	var calling sync.WaitGroup
 	for i := range callers {
 		calling.Go(func() {
-			answer, err := proxy.try(http.MethodGet, site, "/", http.Header{"X-User": {fmt.Sprint("user-", i)}})
-			if err != nil || answer.status != http.StatusOK {
-				t.Errorf("status %d, %v: %s", answer.status, err, answer.body)
+			answer, err := proxy.Try(http.MethodGet, site, "/", http.Header{"X-User": {fmt.Sprint("user-", i)}})
+			if err != nil || answer.Status != http.StatusOK {
+				t.Errorf("status %d, %v: %s", answer.Status, err, answer.Body)
 			}
 		})
 	}
-	eventually(t, "all requests came in", func() bool { return proxy.entered() == callers })
+	caddytest.Eventually(t, "all requests came in", func() bool { return proxy.Entered() == callers })
 	close(all)
 	calling.Wait()
 
-	if n := auth.tokenRequests(); n != callers || auth.count() != callers+1 || len(api.seen()) != callers {
-		t.Errorf("%d token requests and %d for metadata, and %d requests reached the API", n, auth.count()-n, len(api.seen()))
+	if n := auth.TokenRequests(); n != callers || auth.Count() != callers+1 || len(api.Seen()) != callers {
+		t.Errorf("%d token requests and %d for metadata, and %d requests reached the API", n, auth.Count()-n, len(api.Seen()))
 	}
 }

@@ -18,14 +18,16 @@ import (
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
+
+	"github.com/upstream-oauth2/caddy-upstream-oauth2/internal/caddytest"
 )
 
 // upstreamBase is what the API is known by. It need not be where it listens.
 const upstreamBase = "https://api.example/v1"
 
-// dpopSiteWith is partnerSite with dpop and further lines.
+// dpopSiteWith is PartnerSite with dpop and further lines.
 func dpopSiteWith(lines string) string {
-	return partnerSiteWith("dpop\nupstream_base " + upstreamBase + "\n" + lines)
+	return caddytest.PartnerSiteWith("dpop\nupstream_base " + upstreamBase + "\n" + lines)
 }
 
 // proofs is what both servers do with DPoP proofs (RFC 9449 section 4.3): no
@@ -105,8 +107,8 @@ func (p *proofs) wants(nonce string) {
 // boundServers are an authorization server that binds tokens to keys, and an API
 // that takes such tokens from who proves to have the key.
 type boundServers struct {
-	auth *authServer
-	api  *apiServer
+	auth *caddytest.AuthServer
+	api  *caddytest.APIServer
 
 	atAuth, atAPI proofs
 	life          time.Duration
@@ -118,29 +120,29 @@ type boundServers struct {
 
 func newBoundServers(t testing.TB) *boundServers {
 	t.Helper()
-	b := &boundServers{auth: newAuthServer(t), api: newAPIServer(t), life: time.Hour, bound: make(map[string]string)}
-	b.auth.answers(b.serveToken)
-	b.api.answers(b.serveAPI)
+	b := &boundServers{auth: caddytest.NewAuthServer(t), api: caddytest.NewAPIServer(t), life: time.Hour, bound: make(map[string]string)}
+	b.auth.Answers(b.serveToken)
+	b.api.Answers(b.serveAPI)
 	return b
 }
 
-func (b *boundServers) serveToken(w http.ResponseWriter, r tokenRequest) {
+func (b *boundServers) serveToken(w http.ResponseWriter, r caddytest.TokenRequest) {
 	thumbprint, err := b.atAuth.check(r.Request, b.auth.URL+r.URL.Path, "")
 	if err != nil {
 		b.refuse(err)
 		if errors.Is(err, errWantsNonce) {
 			w.Header().Set("DPoP-Nonce", b.atAuth.today())
-			say(w, http.StatusBadRequest, `{"error":"use_dpop_nonce"}`)
+			caddytest.Say(w, http.StatusBadRequest, `{"error":"use_dpop_nonce"}`)
 			return
 		}
-		say(w, http.StatusBadRequest, fmt.Sprintf(`{"error":"invalid_dpop_proof","error_description":%q}`, err))
+		caddytest.Say(w, http.StatusBadRequest, fmt.Sprintf(`{"error":"invalid_dpop_proof","error_description":%q}`, err))
 		return
 	}
-	token := fmt.Sprint("bound-token-", r.number)
+	token := fmt.Sprint("bound-token-", r.Number)
 	b.mu.Lock()
 	b.bound[token] = thumbprint
 	b.mu.Unlock()
-	say(w, http.StatusOK, fmt.Sprintf(`{"access_token":%q,"token_type":"DPoP","expires_in":%v}`, token, b.life.Seconds()))
+	caddytest.Say(w, http.StatusOK, fmt.Sprintf(`{"access_token":%q,"token_type":"DPoP","expires_in":%v}`, token, b.life.Seconds()))
 }
 
 func (b *boundServers) serveAPI(w http.ResponseWriter, r *http.Request) {
@@ -197,7 +199,7 @@ func (b *boundServers) wantRefused(t testing.TB, reasons ...string) {
 // TestEachRequestHasAProofOfItsOwn, for its method, its path and its token.
 func TestEachRequestHasAProofOfItsOwn(t *testing.T) {
 	servers := newBoundServers(t)
-	proxy := runCaddy(t, dpopSiteWith(""))
+	proxy := caddytest.Run(t, dpopSiteWith(""))
 	for _, r := range []struct{ method, path string }{
 		{http.MethodGet, "/"},
 		{http.MethodGet, "/"}, // the same once more
@@ -207,13 +209,13 @@ func TestEachRequestHasAProofOfItsOwn(t *testing.T) {
 		{http.MethodGet, "//double/./dots"},
 		{http.MethodHead, "/orders"},
 	} {
-		if answer := proxy.send(r.method, os.Getenv("SITE"), r.path, nil); answer.status != http.StatusOK {
-			t.Errorf("%s %s: status %d: %s", r.method, r.path, answer.status, answer.body)
+		if answer := proxy.Send(r.method, os.Getenv("SITE"), r.path, nil); answer.Status != http.StatusOK {
+			t.Errorf("%s %s: status %d: %s", r.method, r.path, answer.Status, answer.Body)
 		}
 	}
 
 	servers.wantRefused(t)
-	if n := servers.auth.count(); n != 1 {
+	if n := servers.auth.Count(); n != 1 {
 		t.Errorf("%d token requests, want 1", n)
 	}
 }
@@ -227,10 +229,10 @@ func TestProofNamesThePathAsTheDirectiveSeesIt(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			servers := newBoundServers(t)
-			proxy := runCaddy(t, strings.Replace(dpopSiteWith(""), "\n\treverse_proxy", "\n\t"+rewrite+"\n\treverse_proxy", 1))
+			proxy := caddytest.Run(t, strings.Replace(dpopSiteWith(""), "\n\treverse_proxy", "\n\t"+rewrite+"\n\treverse_proxy", 1))
 
-			if answer := proxy.get("/partner/orders?a=b", nil); answer.status != http.StatusOK {
-				t.Errorf("status %d: %s", answer.status, answer.body)
+			if answer := proxy.Get("/partner/orders?a=b", nil); answer.Status != http.StatusOK {
+				t.Errorf("status %d: %s", answer.Status, answer.Body)
 			}
 			servers.wantRefused(t)
 		})
@@ -243,40 +245,40 @@ func TestNonces(t *testing.T) {
 	t.Run("at the token endpoint", func(t *testing.T) {
 		servers := newBoundServers(t)
 		servers.atAuth.wants("first-nonce")
-		proxy := runCaddy(t, dpopSiteWith("account {http.request.header.X-User}"))
+		proxy := caddytest.Run(t, dpopSiteWith("account {http.request.header.X-User}"))
 
-		proxy.wantAs("alice", http.StatusOK)
+		proxy.WantAs("alice", http.StatusOK)
 		servers.wantRefused(t, "use_dpop_nonce")
-		proxy.wantAs("bob", http.StatusOK) // who needs a token too
+		proxy.WantAs("bob", http.StatusOK) // who needs a token too
 
 		servers.wantRefused(t, "use_dpop_nonce")
-		if n := servers.auth.count(); n != 3 {
+		if n := servers.auth.Count(); n != 3 {
 			t.Errorf("%d token requests, want 3", n)
 		}
 	})
 	t.Run("at the API", func(t *testing.T) {
 		servers := newBoundServers(t)
 		servers.atAPI.wants("first-nonce")
-		proxy := runCaddy(t, dpopSiteWith(""))
+		proxy := caddytest.Run(t, dpopSiteWith(""))
 
-		proxy.want(http.StatusOK)
+		proxy.Want(http.StatusOK)
 		servers.wantRefused(t, "use_dpop_nonce")
-		proxy.want(http.StatusOK)
+		proxy.Want(http.StatusOK)
 		servers.wantRefused(t, "use_dpop_nonce")
 		servers.atAPI.wants("second-nonce")
-		proxy.want(http.StatusOK)
+		proxy.Want(http.StatusOK)
 
 		servers.wantRefused(t, "use_dpop_nonce", "use_dpop_nonce")
-		if n := servers.auth.count(); n != 1 {
+		if n := servers.auth.Count(); n != 1 {
 			t.Errorf("%d token requests, want 1: the token was not at fault", n)
 		}
 	})
 	t.Run("at the API, with a body", func(t *testing.T) {
 		servers := newBoundServers(t)
 		servers.atAPI.wants("first-nonce")
-		proxy := runCaddy(t, dpopSiteWith(""))
+		proxy := caddytest.Run(t, dpopSiteWith(""))
 
-		resp, err := proxy.client.Post("http://"+os.Getenv("SITE")+"/orders", "text/plain", strings.NewReader("an order"))
+		resp, err := proxy.Client.Post("http://"+os.Getenv("SITE")+"/orders", "text/plain", strings.NewReader("an order"))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -288,51 +290,51 @@ func TestNonces(t *testing.T) {
 	})
 	t.Run("from answers with status 200", func(t *testing.T) {
 		servers := newBoundServers(t)
-		servers.auth.answers(func(w http.ResponseWriter, r tokenRequest) {
-			w.Header().Set("DPoP-Nonce", fmt.Sprint("auth-", r.number))
+		servers.auth.Answers(func(w http.ResponseWriter, r caddytest.TokenRequest) {
+			w.Header().Set("DPoP-Nonce", fmt.Sprint("auth-", r.Number))
 			servers.serveToken(w, r)
-			servers.atAuth.wants(fmt.Sprint("auth-", r.number))
+			servers.atAuth.wants(fmt.Sprint("auth-", r.Number))
 		})
-		servers.api.answers(func(w http.ResponseWriter, r *http.Request) {
-			next := fmt.Sprint("api-", len(servers.api.seen()))
+		servers.api.Answers(func(w http.ResponseWriter, r *http.Request) {
+			next := fmt.Sprint("api-", len(servers.api.Seen()))
 			w.Header().Set("DPoP-Nonce", next)
 			servers.serveAPI(w, r)
 			servers.atAPI.wants(next)
 		})
-		proxy := runCaddy(t, dpopSiteWith("account {http.request.header.X-User}"))
+		proxy := caddytest.Run(t, dpopSiteWith("account {http.request.header.X-User}"))
 
 		for i := range 5 {
-			proxy.wantAs(fmt.Sprint("user-", i), http.StatusOK)
+			proxy.WantAs(fmt.Sprint("user-", i), http.StatusOK)
 		}
 
 		servers.wantRefused(t)
 	})
 	t.Run("one retry and no more", func(t *testing.T) {
 		servers := newBoundServers(t)
-		servers.api.answers(func(w http.ResponseWriter, _ *http.Request) {
-			w.Header().Set("DPoP-Nonce", fmt.Sprint("never-right-", len(servers.api.seen())))
+		servers.api.Answers(func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("DPoP-Nonce", fmt.Sprint("never-right-", len(servers.api.Seen())))
 			w.Header().Set("WWW-Authenticate", `DPoP error="use_dpop_nonce"`)
 			w.WriteHeader(http.StatusUnauthorized)
 		})
-		proxy := runCaddy(t, dpopSiteWith(""))
+		proxy := caddytest.Run(t, dpopSiteWith(""))
 
-		proxy.want(http.StatusUnauthorized)
+		proxy.Want(http.StatusUnauthorized)
 
-		if got := len(servers.api.seen()); got != 2 || servers.auth.count() != 1 {
-			t.Errorf("%d requests reached the API and %d the token endpoint, want 2 and 1", got, servers.auth.count())
+		if got := len(servers.api.Seen()); got != 2 || servers.auth.Count() != 1 {
+			t.Errorf("%d requests reached the API and %d the token endpoint, want 2 and 1", got, servers.auth.Count())
 		}
 	})
 	t.Run("one retry at the token endpoint and no more", func(t *testing.T) {
 		servers := newBoundServers(t)
-		servers.auth.answers(func(w http.ResponseWriter, r tokenRequest) {
-			w.Header().Set("DPoP-Nonce", fmt.Sprint("never-right-", r.number))
-			say(w, http.StatusBadRequest, `{"error":"use_dpop_nonce"}`)
+		servers.auth.Answers(func(w http.ResponseWriter, r caddytest.TokenRequest) {
+			w.Header().Set("DPoP-Nonce", fmt.Sprint("never-right-", r.Number))
+			caddytest.Say(w, http.StatusBadRequest, `{"error":"use_dpop_nonce"}`)
 		})
-		proxy := runCaddy(t, dpopSiteWith(""))
+		proxy := caddytest.Run(t, dpopSiteWith(""))
 
-		proxy.want(http.StatusBadGateway)
+		proxy.Want(http.StatusBadGateway)
 
-		if n := servers.auth.count(); n != 2 {
+		if n := servers.auth.Count(); n != 2 {
 			t.Errorf("%d token requests, want 2", n)
 		}
 	})
@@ -375,34 +377,34 @@ func (g *nonceGiver) serve(t testing.TB, w http.ResponseWriter, r *http.Request,
 // proof, the newest one belongs to whoever was given it.
 func TestSecondAttemptHasTheNonceOfItsOwnRefusal(t *testing.T) {
 	issueBound := func(w http.ResponseWriter) {
-		say(w, http.StatusOK, `{"access_token":"T","token_type":"DPoP","expires_in":3600}`)
+		caddytest.Say(w, http.StatusOK, `{"access_token":"T","token_type":"DPoP","expires_in":3600}`)
 	}
 	for name, atAPI := range map[string]bool{"at the token endpoint": false, "at the API": true} {
 		t.Run(name, func(t *testing.T) {
-			auth, api, giver := newAuthServer(t), newAPIServer(t), newNonceGiver()
+			auth, api, giver := caddytest.NewAuthServer(t), caddytest.NewAPIServer(t), newNonceGiver()
 			if atAPI {
-				auth.answers(func(w http.ResponseWriter, _ tokenRequest) { issueBound(w) })
-				api.answers(func(w http.ResponseWriter, r *http.Request) {
+				auth.Answers(func(w http.ResponseWriter, _ caddytest.TokenRequest) { issueBound(w) })
+				api.Answers(func(w http.ResponseWriter, r *http.Request) {
 					giver.serve(t, w, r, func() {
 						w.Header().Set("WWW-Authenticate", `DPoP error="use_dpop_nonce"`)
 						w.WriteHeader(http.StatusUnauthorized)
 					}, func() {})
 				})
 			} else {
-				auth.answers(func(w http.ResponseWriter, r tokenRequest) {
-					giver.serve(t, w, r.Request, func() { say(w, http.StatusBadRequest, `{"error":"use_dpop_nonce"}`) }, func() { issueBound(w) })
+				auth.Answers(func(w http.ResponseWriter, r caddytest.TokenRequest) {
+					giver.serve(t, w, r.Request, func() { caddytest.Say(w, http.StatusBadRequest, `{"error":"use_dpop_nonce"}`) }, func() { issueBound(w) })
 				})
 			}
-			proxy := runCaddy(t, dpopSiteWith("account {http.request.header.X-User}"))
+			proxy := caddytest.Run(t, dpopSiteWith("account {http.request.header.X-User}"))
 
 			site := os.Getenv("SITE")
 			alice := make(chan int)
 			go func() {
-				answer, _ := proxy.try(http.MethodGet, site, "/", http.Header{"X-User": {"alice"}})
-				alice <- answer.status
+				answer, _ := proxy.Try(http.MethodGet, site, "/", http.Header{"X-User": {"alice"}})
+				alice <- answer.Status
 			}()
 			<-giver.refused
-			proxy.wantAs("bob", http.StatusOK) // who is given another nonce
+			proxy.WantAs("bob", http.StatusOK) // who is given another nonce
 			close(giver.release)
 
 			if status := <-alice; status != http.StatusOK {
@@ -420,15 +422,15 @@ func TestSecondAttemptHasAnAssertionOfItsOwn(t *testing.T) {
 	servers := newBoundServers(t)
 	servers.atAuth.wants("first-nonce")
 	key := newECKey(t, elliptic.P256())
-	t.Setenv("KEY_FILE", secretFile(t, pkcs8Text(t, key)))
-	proxy := runCaddy(t, dpopSiteWith("grant jwt_bearer {\nkey {$KEY_FILE}\nsubject alice\n}"))
+	t.Setenv("KEY_FILE", caddytest.SecretFile(t, pkcs8Text(t, key)))
+	proxy := caddytest.Run(t, dpopSiteWith("grant jwt_bearer {\nkey {$KEY_FILE}\nsubject alice\n}"))
 
-	proxy.want(http.StatusOK)
+	proxy.Want(http.StatusOK)
 
 	servers.wantRefused(t, "use_dpop_nonce")
 	seen := make(map[string]bool)
-	for _, r := range servers.auth.seen() {
-		j, err := verify(r.form.Get("assertion"), "ES256", key.Public())
+	for _, r := range servers.auth.Seen() {
+		j, err := verify(r.PostForm.Get("assertion"), "ES256", key.Public())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -458,27 +460,27 @@ func nonceIn(t testing.TB, r *http.Request) string {
 // TestCallersProofStaysBehind: it is for us, if for anybody.
 func TestCallersProofStaysBehind(t *testing.T) {
 	servers := newBoundServers(t)
-	proxy := runCaddy(t, dpopSiteWith(""))
+	proxy := caddytest.Run(t, dpopSiteWith(""))
 
-	answer := proxy.get("/", http.Header{"DPoP": {"the-callers-proof"}, "Dpop": {"another"}, "Authorization": {"DPoP the-callers-token"}})
+	answer := proxy.Get("/", http.Header{"DPoP": {"the-callers-proof"}, "Dpop": {"another"}, "Authorization": {"DPoP the-callers-token"}})
 
-	if answer.status != http.StatusOK {
-		t.Errorf("status %d: %s", answer.status, answer.body)
+	if answer.Status != http.StatusOK {
+		t.Errorf("status %d: %s", answer.Status, answer.Body)
 	}
 	servers.wantRefused(t) // a request with two proofs would be
 }
 
 // TestCallersProofStaysBehindWithoutATokenToo: the API would wonder what it is for.
 func TestCallersProofStaysBehindWithoutATokenToo(t *testing.T) {
-	auth, api := newAuthServer(t), newAPIServer(t)
-	auth.says(http.StatusBadRequest, `{"error":"invalid_client"}`)
-	proxy := runCaddy(t, dpopSiteWith("on_error pass"))
+	auth, api := caddytest.NewAuthServer(t), caddytest.NewAPIServer(t)
+	auth.Says(http.StatusBadRequest, `{"error":"invalid_client"}`)
+	proxy := caddytest.Run(t, dpopSiteWith("on_error pass"))
 
-	if answer := proxy.get("/", http.Header{"DPoP": {"the-callers-proof"}}); answer.status != http.StatusOK {
-		t.Errorf("status %d: %s", answer.status, answer.body)
+	if answer := proxy.Get("/", http.Header{"DPoP": {"the-callers-proof"}}); answer.Status != http.StatusOK {
+		t.Errorf("status %d: %s", answer.Status, answer.Body)
 	}
 
-	if values, ok := api.last(t).header["Dpop"]; ok {
+	if values, ok := api.Last(t).Header["Dpop"]; ok {
 		t.Errorf("DPoP goes upstream: %q", values)
 	}
 }
@@ -486,9 +488,9 @@ func TestCallersProofStaysBehindWithoutATokenToo(t *testing.T) {
 // TestBoundTokenThatTheAPIRejectsIsReplaced, as any other is.
 func TestBoundTokenThatTheAPIRejectsIsReplaced(t *testing.T) {
 	servers := newBoundServers(t)
-	proxy := runCaddy(t, dpopSiteWith(""))
-	proxy.want(http.StatusOK)
-	servers.api.answers(func(w http.ResponseWriter, r *http.Request) {
+	proxy := caddytest.Run(t, dpopSiteWith(""))
+	proxy.Want(http.StatusOK)
+	servers.api.Answers(func(w http.ResponseWriter, r *http.Request) {
 		if strings.HasSuffix(r.Header.Get("Authorization"), "-1") {
 			w.Header().Set("WWW-Authenticate", `DPoP error="invalid_token"`)
 			w.WriteHeader(http.StatusUnauthorized)
@@ -497,10 +499,10 @@ func TestBoundTokenThatTheAPIRejectsIsReplaced(t *testing.T) {
 		servers.serveAPI(w, r)
 	})
 
-	proxy.want(http.StatusOK)
+	proxy.Want(http.StatusOK)
 
 	servers.wantRefused(t)
-	if n := servers.auth.count(); n != 2 {
+	if n := servers.auth.Count(); n != 2 {
 		t.Errorf("%d token requests, want 2", n)
 	}
 }
@@ -511,20 +513,20 @@ func TestTokenTypeHasToFit(t *testing.T) {
 	tests := []struct{ name, site, answer, says string }{
 		{"a bearer token with dpop", dpopSiteWith(""), `{"access_token":"T","token_type":"Bearer"}`, `the authorization server issued a token that is not bound to our key (token_type "Bearer"): it may not support DPoP, remove 'dpop'`},
 		{"no token type with dpop", dpopSiteWith(""), `{"access_token":"T"}`, `the authorization server issued a token that is not bound to our key (token_type ""): it may not support DPoP, remove 'dpop'`},
-		{"a bound token without dpop", partnerSite, `{"access_token":"T","token_type":"dpop"}`, `the authorization server issued a token that wants DPoP proofs: write 'dpop' and 'upstream_base'`},
+		{"a bound token without dpop", caddytest.PartnerSite, `{"access_token":"T","token_type":"dpop"}`, `the authorization server issued a token that wants DPoP proofs: write 'dpop' and 'upstream_base'`},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			auth, api := newAuthServer(t), newAPIServer(t)
-			auth.says(http.StatusOK, test.answer)
-			proxy := runCaddy(t, test.site)
+			auth, api := caddytest.NewAuthServer(t), caddytest.NewAPIServer(t)
+			auth.Says(http.StatusOK, test.answer)
+			proxy := caddytest.Run(t, test.site)
 
-			proxy.want(http.StatusBadGateway)
+			proxy.Want(http.StatusBadGateway)
 
-			if got := proxy.failure(); got != test.says {
+			if got := proxy.Failure(); got != test.says {
 				t.Errorf("the log says\n%s, want\n%s", got, test.says)
 			}
-			if n := len(api.seen()); n != 0 {
+			if n := len(api.Seen()); n != 0 {
 				t.Errorf("%d requests reached the API", n)
 			}
 		})
@@ -535,15 +537,15 @@ func TestTokenTypeHasToFit(t *testing.T) {
 func TestServerThatInsistsOnProofs(t *testing.T) {
 	for _, code := range []string{"invalid_dpop_proof", "use_dpop_nonce"} {
 		t.Run(code, func(t *testing.T) {
-			auth := newAuthServer(t)
-			newAPIServer(t)
-			auth.says(http.StatusBadRequest, `{"error":"`+code+`"}`)
-			proxy := runCaddy(t, partnerSite)
+			auth := caddytest.NewAuthServer(t)
+			caddytest.NewAPIServer(t)
+			auth.Says(http.StatusBadRequest, `{"error":"`+code+`"}`)
+			proxy := caddytest.Run(t, caddytest.PartnerSite)
 
-			proxy.want(http.StatusBadGateway)
+			proxy.Want(http.StatusBadGateway)
 
 			want := "the authorization server refused the token request (" + code + "); the server wants to bind tokens to a key: write 'dpop' and 'upstream_base'"
-			if got := proxy.failure(); got != want {
+			if got := proxy.Failure(); got != want {
 				t.Errorf("the log says\n%s, want\n%s", got, want)
 			}
 		})
@@ -575,26 +577,26 @@ func TestKeyOfProofs(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			servers := newBoundServers(t)
 			t.Setenv("KEY", test.file)
-			t.Setenv("KEY_FILE", secretFile(t, test.file))
+			t.Setenv("KEY_FILE", caddytest.SecretFile(t, test.file))
 			site := strings.Replace(dpopSiteWith(""), "dpop\n", "dpop "+test.argument+"\n", 1)
-			proxy := runCaddy(t, site)
-			proxy.want(http.StatusOK)
+			proxy := caddytest.Run(t, site)
+			proxy.Want(http.StatusOK)
 			first := servers.keyOf("bound-token-1")
 			if test.want != "" && first != test.want {
 				t.Errorf("the token is bound to %s, want %s", first, test.want)
 			}
 
 			for i := range 3 {
-				proxy.reload(strings.Replace(site, "reverse_proxy", fmt.Sprintf("header X-Reload %d\n\treverse_proxy", i), 1))
-				proxy.want(http.StatusOK)
+				proxy.Reload(strings.Replace(site, "reverse_proxy", fmt.Sprintf("header X-Reload %d\n\treverse_proxy", i), 1))
+				proxy.Want(http.StatusOK)
 			}
 			servers.wantRefused(t)
-			if n := servers.auth.count(); n != 1 {
+			if n := servers.auth.Count(); n != 1 {
 				t.Errorf("%d token requests after three reloads, want 1", n)
 			}
 
-			proxy.reload(strings.Replace(site, "client_secret", "scope more\n\t\tclient_secret", 1))
-			proxy.want(http.StatusOK)
+			proxy.Reload(strings.Replace(site, "client_secret", "scope more\n\t\tclient_secret", 1))
+			proxy.Want(http.StatusOK)
 			second := servers.keyOf("bound-token-2")
 			if kept := second == first; kept != (test.want != "") {
 				t.Errorf("with other settings the token is bound to %s, and it was %s", second, first)
@@ -607,19 +609,19 @@ func TestKeyOfProofs(t *testing.T) {
 // old key.
 func TestAnotherKeyFileGivesANewToken(t *testing.T) {
 	servers := newBoundServers(t)
-	path := secretFile(t, pkcs8Text(t, newEdKey(t)))
+	path := caddytest.SecretFile(t, pkcs8Text(t, newEdKey(t)))
 	t.Setenv("KEY_FILE", path)
 	site := strings.Replace(dpopSiteWith(""), "dpop\n", "dpop {$KEY_FILE}\n", 1)
-	proxy := runCaddy(t, site)
-	proxy.want(http.StatusOK)
+	proxy := caddytest.Run(t, site)
+	proxy.Want(http.StatusOK)
 
-	writeSecret(t, path, pkcs8Text(t, newEdKey(t)))
-	proxy.want(http.StatusOK) // with the key that was there when the config was loaded
-	proxy.reload(site)
-	proxy.want(http.StatusOK)
+	caddytest.WriteSecret(t, path, pkcs8Text(t, newEdKey(t)))
+	proxy.Want(http.StatusOK) // with the key that was there when the config was loaded
+	proxy.Reload(site)
+	proxy.Want(http.StatusOK)
 
 	servers.wantRefused(t)
-	if n := servers.auth.count(); n != 2 {
+	if n := servers.auth.Count(); n != 2 {
 		t.Errorf("%d token requests, want 2", n)
 	}
 }
@@ -630,13 +632,13 @@ func TestRefusedKeysOfProofs(t *testing.T) {
 	missing := t.TempDir() + "/missing"
 	tests := []struct{ name, path, want string }{
 		{"a missing file", missing, "cannot read the file " + missing + ": no such file or directory"},
-		{"a file without a key", secretFile(t, "whatever"), "the key is neither PEM (-----BEGIN PRIVATE KEY-----) nor a JWK"},
-		{"an encrypted key", secretFile(t, pemText("ENCRYPTED PRIVATE KEY", nil)), "the private key is encrypted: decrypt it first, with 'openssl pkey -in key.pem -out plain.pem'"},
+		{"a file without a key", caddytest.SecretFile(t, "whatever"), "the key is neither PEM (-----BEGIN PRIVATE KEY-----) nor a JWK"},
+		{"an encrypted key", caddytest.SecretFile(t, pemText("ENCRYPTED PRIVATE KEY", nil)), "the private key is encrypted: decrypt it first, with 'openssl pkey -in key.pem -out plain.pem'"},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			t.Setenv("PARTNER_SECRET", "secret")
-			err := validateCaddyfile(blockWith("dpop " + test.path + "\nupstream_base https://api.example"))
+			err := caddytest.Validate(blockWith("dpop " + test.path + "\nupstream_base https://api.example"))
 			if want := `client "partner": dpop: ` + test.want; err == nil || !strings.HasSuffix(err.Error(), want) {
 				t.Errorf("the error is\n%v, want\n%s", err, want)
 			}

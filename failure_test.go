@@ -14,12 +14,14 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/upstream-oauth2/caddy-upstream-oauth2/internal/caddytest"
 )
 
-// tellingSite is partnerSite with an error page that tells what the error
+// tellingSite is PartnerSite with an error page that tells what the error
 // routes get to know.
 func tellingSite(lines string) string {
-	return strings.Replace(partnerSiteWith(lines), "reverse_proxy {$API}", `
+	return strings.Replace(caddytest.PartnerSiteWith(lines), "reverse_proxy {$API}", `
 		reverse_proxy {$API}
 		handle_errors {
 			respond "{err.status_code} {err.message}"
@@ -37,12 +39,12 @@ func TestWithoutATokenTheCallerLearnsWhy(t *testing.T) {
 	// What a server says beyond the code is for the log only.
 	const description = `"error_description":"<script>whatever</script>"`
 
-	says := func(status int, body string) func(http.ResponseWriter, tokenRequest) {
-		return func(w http.ResponseWriter, _ tokenRequest) { say(w, status, body) }
+	says := func(status int, body string) func(http.ResponseWriter, caddytest.TokenRequest) {
+		return func(w http.ResponseWriter, _ caddytest.TokenRequest) { caddytest.Say(w, status, body) }
 	}
 	tests := []struct {
 		name   string
-		answer func(http.ResponseWriter, tokenRequest)
+		answer func(http.ResponseWriter, caddytest.TokenRequest)
 		want   string
 	}{
 		{"wrong secret, status 401", says(401, `{"error":"invalid_client",`+description+`}`), refused + " (invalid_client)"},
@@ -56,8 +58,8 @@ func TestWithoutATokenTheCallerLearnsWhy(t *testing.T) {
 		{"server error with a code", says(500, `{"error":"server_error",`+description+`}`), unavailable + " (server_error)"},
 		{"temporarily_unavailable with status 400", says(400, `{"error":"temporarily_unavailable",`+description+`}`), unavailable + " (temporarily_unavailable)"},
 		{"throttled", says(429, `slow down, whatever`), unavailable},
-		{"connection broken off", func(http.ResponseWriter, tokenRequest) { panic(http.ErrAbortHandler) }, unavailable},
-		{"no answer in time", func(_ http.ResponseWriter, r tokenRequest) { <-r.Context().Done() }, unavailable},
+		{"connection broken off", func(http.ResponseWriter, caddytest.TokenRequest) { panic(http.ErrAbortHandler) }, unavailable},
+		{"no answer in time", func(_ http.ResponseWriter, r caddytest.TokenRequest) { <-r.Context().Done() }, unavailable},
 
 		{"a web page", says(200, `<html>whatever</html>`), unusable},
 		{"an empty answer", says(200, ``), unusable},
@@ -65,12 +67,12 @@ func TestWithoutATokenTheCallerLearnsWhy(t *testing.T) {
 		{"a token that does not fit a header field", says(200, `{"access_token":"a\r\nX-Evil: b"}`), unusable},
 		{"a status that means nothing", says(404, `whatever`), unusable},
 		{"a token type that is not understood", says(200, `{"access_token":"T","token_type":"mac"}`), "502 no access token for the upstream: the request for one failed"},
-		{"an answer without end", func(w http.ResponseWriter, r tokenRequest) {
+		{"an answer without end", func(w http.ResponseWriter, r caddytest.TokenRequest) {
 			for r.Context().Err() == nil {
 				_, _ = io.WriteString(w, strings.Repeat(" ", 64<<10))
 			}
 		}, unusable},
-		{"an answer that is large once it is decompressed", func(w http.ResponseWriter, _ tokenRequest) {
+		{"an answer that is large once it is decompressed", func(w http.ResponseWriter, _ caddytest.TokenRequest) {
 			w.Header().Set("Content-Encoding", "gzip")
 			z := gzip.NewWriter(w)
 			_, _ = io.WriteString(z, strings.Repeat(" ", 2<<20)+`{"access_token":"T"}`)
@@ -79,28 +81,28 @@ func TestWithoutATokenTheCallerLearnsWhy(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			auth, api := newAuthServer(t), newAPIServer(t)
-			auth.answers(test.answer)
+			auth, api := caddytest.NewAuthServer(t), caddytest.NewAPIServer(t)
+			auth.Answers(test.answer)
 			lines := ""
 			if strings.HasPrefix(test.name, "no answer") {
 				lines = "timeout 100ms"
 			}
-			proxy := runCaddy(t, tellingSite(lines))
+			proxy := caddytest.Run(t, tellingSite(lines))
 
-			answer := proxy.get("/", nil)
+			answer := proxy.Get("/", nil)
 
-			if answer.body != test.want {
-				t.Errorf("the caller reads\n%s, want\n%s", answer.body, test.want)
+			if answer.Body != test.want {
+				t.Errorf("the caller reads\n%s, want\n%s", answer.Body, test.want)
 			}
-			if got := strconv.Itoa(answer.status); got != test.want[:3] {
+			if got := strconv.Itoa(answer.Status); got != test.want[:3] {
 				t.Errorf("status %s, want %s", got, test.want[:3])
 			}
 			// Retry-After is for what passes by itself.
-			seconds, _ := strconv.Atoi(answer.header.Get("Retry-After"))
-			if want := answer.status == http.StatusServiceUnavailable; seconds > 0 != want {
-				t.Errorf("Retry-After is %q with status %d", answer.header.Get("Retry-After"), answer.status)
+			seconds, _ := strconv.Atoi(answer.Header.Get("Retry-After"))
+			if want := answer.Status == http.StatusServiceUnavailable; seconds > 0 != want {
+				t.Errorf("Retry-After is %q with status %d", answer.Header.Get("Retry-After"), answer.Status)
 			}
-			if n := len(api.seen()); n != 0 {
+			if n := len(api.Seen()); n != 0 {
 				t.Errorf("%d requests reached the API", n)
 			}
 		})
@@ -109,16 +111,16 @@ func TestWithoutATokenTheCallerLearnsWhy(t *testing.T) {
 
 // TestUnreachableServerIs503: nobody listens at the token endpoint.
 func TestUnreachableServerIs503(t *testing.T) {
-	newAPIServer(t)
-	t.Setenv("TOKEN_ENDPOINT", "http://"+freeAddress(t)+"/token")
-	proxy := runCaddy(t, tellingSite(""))
+	caddytest.NewAPIServer(t)
+	t.Setenv("TOKEN_ENDPOINT", "http://"+caddytest.FreeAddress(t)+"/token")
+	proxy := caddytest.Run(t, tellingSite(""))
 
-	answer := proxy.get("/", nil)
+	answer := proxy.Get("/", nil)
 
-	if want := "503 no access token for the upstream: the authorization server is unavailable"; answer.body != want {
-		t.Errorf("the caller reads\n%s, want\n%s", answer.body, want)
+	if want := "503 no access token for the upstream: the authorization server is unavailable"; answer.Body != want {
+		t.Errorf("the caller reads\n%s, want\n%s", answer.Body, want)
 	}
-	if answer.header.Get("Retry-After") == "" {
+	if answer.Header.Get("Retry-After") == "" {
 		t.Error("there is no Retry-After")
 	}
 }
@@ -130,23 +132,23 @@ func TestRedirectsAreNotFollowed(t *testing.T) {
 			var followed atomic.Bool
 			other := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 				followed.Store(true)
-				issue(w, "evil", time.Hour)
+				caddytest.Issue(w, "evil", time.Hour)
 			}))
 			t.Cleanup(other.Close)
-			auth := newAuthServer(t)
-			newAPIServer(t)
-			auth.answers(func(w http.ResponseWriter, r tokenRequest) {
+			auth := caddytest.NewAuthServer(t)
+			caddytest.NewAPIServer(t)
+			auth.Answers(func(w http.ResponseWriter, r caddytest.TokenRequest) {
 				http.Redirect(w, r.Request, other.URL, status)
 			})
-			proxy := runCaddy(t, tellingSite(""))
+			proxy := caddytest.Run(t, tellingSite(""))
 
-			proxy.want(http.StatusBadGateway)
+			proxy.Want(http.StatusBadGateway)
 
 			if followed.Load() {
 				t.Error("the redirect was followed")
 			}
 			// The way out is in the log.
-			line := proxy.awaitLog(logFailed)
+			line := proxy.AwaitLog(caddytest.LogFailed)
 			if text, _ := line["error"].(string); !strings.Contains(text, "write the final address as 'token_endpoint'") {
 				t.Errorf("the log says %v", line)
 			}
@@ -165,25 +167,25 @@ func TestServerIsLeftAloneWhileItFails(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			auth := newAuthServer(t)
-			newAPIServer(t)
-			auth.answers(func(w http.ResponseWriter, _ tokenRequest) {
+			auth := caddytest.NewAuthServer(t)
+			caddytest.NewAPIServer(t)
+			auth.Answers(func(w http.ResponseWriter, _ caddytest.TokenRequest) {
 				w.Header().Set(test.field, test.value)
-				say(w, http.StatusTooManyRequests, "")
+				caddytest.Say(w, http.StatusTooManyRequests, "")
 			})
-			proxy := runCaddy(t, partnerSite)
+			proxy := caddytest.Run(t, caddytest.PartnerSite)
 
 			for range 20 {
-				answer := proxy.get("/", nil)
-				if answer.status != http.StatusServiceUnavailable {
-					t.Fatalf("status %d", answer.status)
+				answer := proxy.Get("/", nil)
+				if answer.Status != http.StatusServiceUnavailable {
+					t.Fatalf("status %d", answer.Status)
 				}
 				// Backoff alone ends within a minute.
-				if seconds, _ := strconv.Atoi(answer.header.Get("Retry-After")); seconds <= 60 {
-					t.Errorf("Retry-After is %q", answer.header.Get("Retry-After"))
+				if seconds, _ := strconv.Atoi(answer.Header.Get("Retry-After")); seconds <= 60 {
+					t.Errorf("Retry-After is %q", answer.Header.Get("Retry-After"))
 				}
 			}
-			if n := auth.count(); n != 1 {
+			if n := auth.Count(); n != 1 {
 				t.Errorf("%d token requests, want 1", n)
 			}
 		})
@@ -233,20 +235,20 @@ func TestOnErrorPassGoesOnWithoutAToken(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			auth, api := newAuthServer(t), newAPIServer(t)
-			auth.says(http.StatusUnauthorized, `{"error":"invalid_client"}`)
-			proxy := runCaddy(t, aliasesWelcome+partnerSiteWith("on_error pass\n"+test.lines))
+			auth, api := caddytest.NewAuthServer(t), caddytest.NewAPIServer(t)
+			auth.Says(http.StatusUnauthorized, `{"error":"invalid_client"}`)
+			proxy := caddytest.Run(t, aliasesWelcome+caddytest.PartnerSiteWith("on_error pass\n"+test.lines))
 
-			if answer := proxy.get(test.path, test.header); answer.status != http.StatusOK {
-				t.Fatalf("status %d", answer.status)
+			if answer := proxy.Get(test.path, test.header); answer.Status != http.StatusOK {
+				t.Fatalf("status %d", answer.Status)
 			}
 
-			got := api.last(t)
-			if values, ok := got.header[test.gone]; ok {
+			got := api.Last(t)
+			if values, ok := got.Header[test.gone]; ok {
 				t.Errorf("%s goes upstream: %q", test.gone, values)
 			}
-			if got.uri != test.uri {
-				t.Errorf("the API sees %s, want %s", got.uri, test.uri)
+			if got.URI != test.uri {
+				t.Errorf("the API sees %s, want %s", got.URI, test.uri)
 			}
 		})
 	}
@@ -255,64 +257,64 @@ func TestOnErrorPassGoesOnWithoutAToken(t *testing.T) {
 // TestShortOutageIsInvisible: while the token in hand lives, the server may be
 // gone; and when it is back, nobody has to do anything.
 func TestShortOutageIsInvisible(t *testing.T) {
-	auth, api := newAuthServer(t), newAPIServer(t)
-	auth.answers(issuing(15 * time.Second))
+	auth, api := caddytest.NewAuthServer(t), caddytest.NewAPIServer(t)
+	auth.Answers(caddytest.Issuing(15 * time.Second))
 	// Renewal is due at once, with nearly all of the token's life left.
-	proxy := runCaddy(t, partnerSiteWith("refresh_ahead 90%"))
-	proxy.want(http.StatusOK)
+	proxy := caddytest.Run(t, caddytest.PartnerSiteWith("refresh_ahead 90%"))
+	proxy.Want(http.StatusOK)
 
-	auth.says(http.StatusServiceUnavailable, "")
-	eventually(t, "a renewal failed twice", func() bool {
-		proxy.want(http.StatusOK)
-		return auth.count() >= 3
+	auth.Says(http.StatusServiceUnavailable, "")
+	caddytest.Eventually(t, "a renewal failed twice", func() bool {
+		proxy.Want(http.StatusOK)
+		return auth.Count() >= 3
 	})
 
-	auth.answers(issuing(time.Hour))
-	eventually(t, "a new token was used", func() bool {
-		proxy.want(http.StatusOK)
-		return api.lastAuthorization(t) != "Bearer access-token-1"
+	auth.Answers(caddytest.Issuing(time.Hour))
+	caddytest.Eventually(t, "a new token was used", func() bool {
+		proxy.Want(http.StatusOK)
+		return api.LastAuthorization(t) != "Bearer access-token-1"
 	})
-	proxy.awaitLog(logFailedEarly)
-	proxy.awaitLog(logObtainedAgain)
+	proxy.AwaitLog(caddytest.LogFailedEarly)
+	proxy.AwaitLog(caddytest.LogObtainedAgain)
 }
 
 // TestLongOutageIsToldAndEndsByItself: an expired token is never injected, and
 // when the server is back, nobody has to do anything.
 func TestLongOutageIsToldAndEndsByItself(t *testing.T) {
-	auth, api := newAuthServer(t), newAPIServer(t)
-	auth.answers(issuing(time.Second))
-	proxy := runCaddy(t, partnerSite)
-	proxy.want(http.StatusOK)
+	auth, api := caddytest.NewAuthServer(t), caddytest.NewAPIServer(t)
+	auth.Answers(caddytest.Issuing(time.Second))
+	proxy := caddytest.Run(t, caddytest.PartnerSite)
+	proxy.Want(http.StatusOK)
 
-	auth.says(http.StatusServiceUnavailable, "")
-	eventually(t, "the token expired", func() bool {
-		answer := proxy.get("/", nil)
-		if answer.status == http.StatusServiceUnavailable && answer.header.Get("Retry-After") == "" {
+	auth.Says(http.StatusServiceUnavailable, "")
+	caddytest.Eventually(t, "the token expired", func() bool {
+		answer := proxy.Get("/", nil)
+		if answer.Status == http.StatusServiceUnavailable && answer.Header.Get("Retry-After") == "" {
 			t.Fatal("there is no Retry-After")
 		}
-		return answer.status == http.StatusServiceUnavailable
+		return answer.Status == http.StatusServiceUnavailable
 	})
-	reached := len(api.seen())
+	reached := len(api.Seen())
 	for range 20 {
-		proxy.want(http.StatusServiceUnavailable)
+		proxy.Want(http.StatusServiceUnavailable)
 	}
-	if n := len(api.seen()); n != reached {
+	if n := len(api.Seen()); n != reached {
 		t.Errorf("%d requests reached the API after the token had expired", n-reached)
 	}
 
-	auth.answers(issuing(time.Hour))
-	eventually(t, "requests succeeded again", func() bool {
-		return proxy.get("/", nil).status == http.StatusOK
+	auth.Answers(caddytest.Issuing(time.Hour))
+	caddytest.Eventually(t, "requests succeeded again", func() bool {
+		return proxy.Get("/", nil).Status == http.StatusOK
 	})
 }
 
 // TestRenewalIsBehindTheTraffic: no request waits for it while the token lives.
 func TestRenewalIsBehindTheTraffic(t *testing.T) {
-	auth, api := newAuthServer(t), newAPIServer(t)
+	auth, api := caddytest.NewAuthServer(t), caddytest.NewAPIServer(t)
 	renewing, done := make(chan bool, 1), make(chan bool)
-	auth.answers(func(w http.ResponseWriter, r tokenRequest) {
-		if r.number == 1 {
-			issue(w, "access-token-1", 15*time.Second)
+	auth.Answers(func(w http.ResponseWriter, r caddytest.TokenRequest) {
+		if r.Number == 1 {
+			caddytest.Issue(w, "access-token-1", 15*time.Second)
 			return
 		}
 		renewing <- true
@@ -320,25 +322,25 @@ func TestRenewalIsBehindTheTraffic(t *testing.T) {
 		case <-done:
 		case <-r.Context().Done():
 		}
-		issue(w, "access-token-2", time.Hour)
+		caddytest.Issue(w, "access-token-2", time.Hour)
 	})
-	proxy := runCaddy(t, partnerSiteWith("refresh_ahead 90%"))
-	proxy.want(http.StatusOK) // an unused token is not renewed
+	proxy := caddytest.Run(t, caddytest.PartnerSiteWith("refresh_ahead 90%"))
+	proxy.Want(http.StatusOK) // an unused token is not renewed
 	<-renewing
 
 	for range 20 {
-		proxy.want(http.StatusOK)
-		if got := api.lastAuthorization(t); got != "Bearer access-token-1" {
+		proxy.Want(http.StatusOK)
+		if got := api.LastAuthorization(t); got != "Bearer access-token-1" {
 			t.Fatalf("Authorization is %q during the renewal", got)
 		}
 	}
 
 	close(done)
-	eventually(t, "the new token was used", func() bool {
-		proxy.want(http.StatusOK)
-		return api.lastAuthorization(t) == "Bearer access-token-2"
+	caddytest.Eventually(t, "the new token was used", func() bool {
+		proxy.Want(http.StatusOK)
+		return api.LastAuthorization(t) == "Bearer access-token-2"
 	})
-	if n := auth.count(); n != 2 {
+	if n := auth.Count(); n != 2 {
 		t.Errorf("%d token requests, want 2", n)
 	}
 }
@@ -346,16 +348,16 @@ func TestRenewalIsBehindTheTraffic(t *testing.T) {
 // TestCallerWhoLeavesDoesNotEndTheFetch: it belongs to no request, and the
 // next one finds its token.
 func TestCallerWhoLeavesDoesNotEndTheFetch(t *testing.T) {
-	auth, api := newAuthServer(t), newAPIServer(t)
+	auth, api := caddytest.NewAuthServer(t), caddytest.NewAPIServer(t)
 	done := make(chan bool)
-	auth.answers(func(w http.ResponseWriter, r tokenRequest) {
+	auth.Answers(func(w http.ResponseWriter, r caddytest.TokenRequest) {
 		select {
 		case <-done:
 		case <-r.Context().Done():
 		}
-		issue(w, fmt.Sprintf("access-token-%d", r.number), time.Hour)
+		caddytest.Issue(w, fmt.Sprintf("access-token-%d", r.Number), time.Hour)
 	})
-	proxy := runCaddy(t, tracing+partnerSite)
+	proxy := caddytest.Run(t, caddytest.Tracing+caddytest.PartnerSite)
 
 	ctx, leave := context.WithCancel(t.Context())
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+os.Getenv("SITE"), nil)
@@ -364,24 +366,24 @@ func TestCallerWhoLeavesDoesNotEndTheFetch(t *testing.T) {
 	}
 	left := make(chan error)
 	go func() {
-		_, err := proxy.client.Do(r)
+		_, err := proxy.Client.Do(r)
 		left <- err
 	}()
-	eventually(t, "the request came in", func() bool { return proxy.entered() == 1 })
+	caddytest.Eventually(t, "the request came in", func() bool { return proxy.Entered() == 1 })
 	leave()
 	if err := <-left; err == nil {
 		t.Fatal("the request was answered while the token request was held up")
 	}
-	eventually(t, "the request was let go", func() bool {
-		return strings.Contains(proxy.log(), "the caller went away while waiting for an access token")
+	caddytest.Eventually(t, "the request was let go", func() bool {
+		return strings.Contains(proxy.Log(), "the caller went away while waiting for an access token")
 	})
 
 	close(done)
-	proxy.want(http.StatusOK)
-	if got := api.lastAuthorization(t); got != "Bearer access-token-1" {
+	proxy.Want(http.StatusOK)
+	if got := api.LastAuthorization(t); got != "Bearer access-token-1" {
 		t.Errorf("Authorization is %q", got)
 	}
-	if n := auth.count(); n != 1 {
+	if n := auth.Count(); n != 1 {
 		t.Errorf("%d token requests, want 1", n)
 	}
 }
@@ -389,29 +391,29 @@ func TestCallerWhoLeavesDoesNotEndTheFetch(t *testing.T) {
 // TestUnreadableSecretFileHealsByItself: it is a warning when the config
 // loads, an error for the requests, and over when the file is there.
 func TestUnreadableSecretFileHealsByItself(t *testing.T) {
-	auth := newAuthServer(t)
-	newAPIServer(t)
+	auth := caddytest.NewAuthServer(t)
+	caddytest.NewAPIServer(t)
 	path := filepath.Join(t.TempDir(), "not-yet")
 	t.Setenv("SECRET_FILE", path)
 	site := strings.Replace(tellingSite(""), "partner-secret\n", "{file.{$SECRET_FILE}}\n", 1)
-	proxy := runCaddy(t, site)
+	proxy := caddytest.Run(t, site)
 
-	warning := proxy.awaitLog("a credential cannot be read yet; it is tried again at each token request")
+	warning := proxy.AwaitLog("a credential cannot be read yet; it is tried again at each token request")
 	if want := "client_secret: cannot read the file: open " + path + ": no such file or directory"; warning["error"] != want || warning["level"] != "warn" {
 		t.Errorf("when the config loads the log says %v", warning)
 	}
 
-	answer := proxy.get("/", nil)
-	if want := "502 no access token for the upstream: the request for one failed"; answer.body != want {
-		t.Errorf("the caller reads\n%s, want\n%s", answer.body, want)
+	answer := proxy.Get("/", nil)
+	if want := "502 no access token for the upstream: the request for one failed"; answer.Body != want {
+		t.Errorf("the caller reads\n%s, want\n%s", answer.Body, want)
 	}
-	if n := auth.count(); n != 0 {
+	if n := auth.Count(); n != 0 {
 		t.Errorf("%d token requests without a secret", n)
 	}
 
-	writeSecret(t, path, "secret")
-	eventually(t, "requests succeeded", func() bool { return proxy.get("/", nil).status == http.StatusOK })
-	if _, secret, _ := auth.seen()[0].BasicAuth(); secret != "secret" {
+	caddytest.WriteSecret(t, path, "secret")
+	caddytest.Eventually(t, "requests succeeded", func() bool { return proxy.Get("/", nil).Status == http.StatusOK })
+	if _, secret, _ := auth.Seen()[0].BasicAuth(); secret != "secret" {
 		t.Errorf("the secret is %q", secret)
 	}
 }

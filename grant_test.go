@@ -13,6 +13,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/upstream-oauth2/caddy-upstream-oauth2/internal/caddytest"
 )
 
 // grantSite is the Caddyfile of these tests: who a token is for is in the grant.
@@ -78,22 +80,22 @@ func TestJWTBearerSignsAnAssertion(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			auth := newAuthServer(t)
-			newAPIServer(t)
+			auth := caddytest.NewAuthServer(t)
+			caddytest.NewAPIServer(t)
 			t.Setenv("WHO", "somebody")
-			t.Setenv("KEY_FILE", secretFile(t, pkcs8Text(t, key)))
-			proxy := runCaddy(t, grantSiteWith("jwt_bearer {\nkey {$KEY_FILE}\n"+test.grant+"\n}", test.lines))
+			t.Setenv("KEY_FILE", caddytest.SecretFile(t, pkcs8Text(t, key)))
+			proxy := caddytest.Run(t, grantSiteWith("jwt_bearer {\nkey {$KEY_FILE}\n"+test.grant+"\n}", test.lines))
 
-			proxy.want(http.StatusOK)
+			proxy.Want(http.StatusOK)
 
-			request := auth.seen()[0]
-			if got := request.form.Get("grant_type"); got != jwtBearerURN {
+			request := auth.Seen()[0]
+			if got := request.PostForm.Get("grant_type"); got != jwtBearerURN {
 				t.Errorf("grant_type is %q", got)
 			}
 			if id, secret, _ := request.BasicAuth(); id != "partner-id" || secret != "partner-secret" {
 				t.Errorf("the client proves itself as %q with %q", id, secret)
 			}
-			j, err := verify(request.form.Get("assertion"), "ES256", key.Public())
+			j, err := verify(request.PostForm.Get("assertion"), "ES256", key.Public())
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -139,7 +141,7 @@ func TestGooglesKeyFileIsEnough(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			auth, api := newAuthServer(t), newAPIServer(t)
+			auth, api := caddytest.NewAuthServer(t), caddytest.NewAPIServer(t)
 			file, err := json.Marshal(map[string]string{
 				"type": "service_account", "project_id": "project", "universe_domain": "googleapis.com",
 				"client_email": "robot@project.iam.gserviceaccount.com", "client_id": "117",
@@ -149,8 +151,8 @@ func TestGooglesKeyFileIsEnough(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			t.Setenv("GOOGLE_FILE", secretFile(t, string(file)))
-			proxy := runCaddy(t, `
+			t.Setenv("GOOGLE_FILE", caddytest.SecretFile(t, string(file)))
+			proxy := caddytest.Run(t, `
 http://{$SITE} {
 	upstream_oauth2 google {
 		grant jwt_bearer {
@@ -162,13 +164,13 @@ http://{$SITE} {
 	reverse_proxy {$API}
 }`)
 
-			proxy.want(http.StatusOK)
+			proxy.Want(http.StatusOK)
 
-			request := auth.seen()[0]
+			request := auth.Seen()[0]
 			if request.URL.Path != "/google/token" {
 				t.Errorf("the token is requested from %s", request.URL.Path)
 			}
-			j, err := verify(request.form.Get("assertion"), "RS256", rsaKey().Public())
+			j, err := verify(request.PostForm.Get("assertion"), "RS256", rsaKey().Public())
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -187,7 +189,7 @@ http://{$SITE} {
 			if j.header.KeyID != "key-1" {
 				t.Errorf("kid is %q", j.header.KeyID)
 			}
-			if got := api.lastAuthorization(t); got != "Bearer access-token-1" {
+			if got := api.LastAuthorization(t); got != "Bearer access-token-1" {
 				t.Errorf("Authorization is %q", got)
 			}
 		})
@@ -264,24 +266,24 @@ func TestTokenRequestsOfGrantsOnBehalf(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			auth, api := newAuthServer(t), newAPIServer(t)
+			auth, api := caddytest.NewAuthServer(t), caddytest.NewAPIServer(t)
 			t.Setenv("READY", "ready-made")
-			t.Setenv("READY_FILE", secretFile(t, "from-the-file"))
-			proxy := runCaddy(t, grantSiteWith(test.grant, test.lines))
+			t.Setenv("READY_FILE", caddytest.SecretFile(t, "from-the-file"))
+			proxy := caddytest.Run(t, grantSiteWith(test.grant, test.lines))
 
-			if answer := proxy.get("/", test.header); answer.status != http.StatusOK {
-				t.Fatalf("status %d: %s\n%v", answer.status, answer.body, proxy.logged(logFailed))
+			if answer := proxy.Get("/", test.header); answer.Status != http.StatusOK {
+				t.Fatalf("status %d: %s\n%v", answer.Status, answer.Body, proxy.Logged(caddytest.LogFailed))
 			}
 
-			if got := auth.seen()[0].form; !reflect.DeepEqual(got, test.want) {
+			if got := auth.Seen()[0].PostForm; !reflect.DeepEqual(got, test.want) {
 				t.Errorf("the token request is\n%v, want\n%v", got, test.want)
 			}
-			if got := api.lastAuthorization(t); got != "Bearer access-token-1" {
+			if got := api.LastAuthorization(t); got != "Bearer access-token-1" {
 				t.Errorf("Authorization is %q", got)
 			}
 			// What proves the caller was meant for us.
 			for _, name := range []string{"X-Subject", "X-Actor", "X-Assertion"} {
-				if values, ok := api.last(t).header[name]; ok {
+				if values, ok := api.Last(t).Header[name]; ok {
 					t.Errorf("%s goes upstream: %q", name, values)
 				}
 			}
@@ -322,26 +324,26 @@ func TestIssuedTokenTypesOfAnExchange(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			auth, api := newAuthServer(t), newAPIServer(t)
-			auth.says(http.StatusOK, `{"access_token":"T",`+test.answer+`}`)
-			proxy := runCaddy(t, grantSiteWith("token_exchange", test.lines))
+			auth, api := caddytest.NewAuthServer(t), caddytest.NewAPIServer(t)
+			auth.Says(http.StatusOK, `{"access_token":"T",`+test.answer+`}`)
+			proxy := caddytest.Run(t, grantSiteWith("token_exchange", test.lines))
 
-			answer := proxy.get("/", bearing("mine"))
+			answer := proxy.Get("/", bearing("mine"))
 
 			if test.says != "" {
-				if got := proxy.failure(); answer.status != http.StatusBadGateway || !strings.Contains(got, test.says) {
-					t.Errorf("status %d, and the log says\n%s, want 502 and\n%s", answer.status, got, test.says)
+				if got := proxy.Failure(); answer.Status != http.StatusBadGateway || !strings.Contains(got, test.says) {
+					t.Errorf("status %d, and the log says\n%s, want 502 and\n%s", answer.Status, got, test.says)
 				}
-				if n := len(api.seen()); n != 0 {
+				if n := len(api.Seen()); n != 0 {
 					t.Errorf("%d requests went upstream", n)
 				}
 				return
 			}
-			if answer.status != http.StatusOK {
-				t.Fatalf("status %d: %s", answer.status, answer.body)
+			if answer.Status != http.StatusOK {
+				t.Fatalf("status %d: %s", answer.Status, answer.Body)
 			}
-			r := api.last(t)
-			if got := r.header.Get("Authorization") + "|" + r.header.Get("X-Api-Token") + "|" + r.uri; got != test.want {
+			r := api.Last(t)
+			if got := r.Header.Get("Authorization") + "|" + r.Header.Get("X-Api-Token") + "|" + r.URI; got != test.want {
 				t.Errorf("upstream gets %s, want %s", got, test.want)
 			}
 		})
@@ -350,17 +352,17 @@ func TestIssuedTokenTypesOfAnExchange(t *testing.T) {
 
 // TestTokenWithoutATypeIsNotShared with a client that cannot send it.
 func TestTokenWithoutATypeIsNotShared(t *testing.T) {
-	auth := newAuthServer(t)
-	newAPIServer(t)
-	auth.says(http.StatusOK, `{"access_token":"T","token_type":"N_A"}`)
+	auth := caddytest.NewAuthServer(t)
+	caddytest.NewAPIServer(t)
+	auth.Says(http.StatusOK, `{"access_token":"T","token_type":"N_A"}`)
 	other := strings.NewReplacer("{$SITE}", "{$OTHER_SITE}", "partner {", "other {").Replace(grantSiteWith("token_exchange"))
-	proxy := runCaddy(t, grantSiteWith("token_exchange", "inject header X-Api-Token")+other)
+	proxy := caddytest.Run(t, grantSiteWith("token_exchange", "inject header X-Api-Token")+other)
 
-	if answer := proxy.get("/", bearing("mine")); answer.status != http.StatusOK {
-		t.Errorf("status %d in a field of its own: %s", answer.status, answer.body)
+	if answer := proxy.Get("/", bearing("mine")); answer.Status != http.StatusOK {
+		t.Errorf("status %d in a field of its own: %s", answer.Status, answer.Body)
 	}
-	if answer := proxy.send(http.MethodGet, os.Getenv("OTHER_SITE"), "/", bearing("mine")); answer.status != http.StatusBadGateway {
-		t.Errorf("status %d in Authorization, want 502", answer.status)
+	if answer := proxy.Send(http.MethodGet, os.Getenv("OTHER_SITE"), "/", bearing("mine")); answer.Status != http.StatusBadGateway {
+		t.Errorf("status %d in Authorization, want 502", answer.Status)
 	}
 }
 
@@ -413,24 +415,24 @@ func TestCallersMistakesAreTheCallers(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			auth, api := newAuthServer(t), newAPIServer(t)
-			auth.says(cmp.Or(test.server.status, http.StatusOK), test.server.body)
+			auth, api := caddytest.NewAuthServer(t), caddytest.NewAPIServer(t)
+			auth.Says(cmp.Or(test.server.status, http.StatusOK), test.server.body)
 			t.Setenv("READY", "ready-made")
-			proxy := runCaddy(t, grantSiteWith(test.grant))
+			proxy := caddytest.Run(t, grantSiteWith(test.grant))
 
-			answer := proxy.get("/", test.header)
+			answer := proxy.Get("/", test.header)
 
-			if answer.body != test.want {
-				t.Errorf("the caller reads\n%s, want\n%s", answer.body, test.want)
+			if answer.Body != test.want {
+				t.Errorf("the caller reads\n%s, want\n%s", answer.Body, test.want)
 			}
-			if got := fmt.Sprint(answer.status); got != test.want[:3] {
+			if got := fmt.Sprint(answer.Status); got != test.want[:3] {
 				t.Errorf("status %s, want %s", got, test.want[:3])
 			}
-			if got := answer.header.Get("WWW-Authenticate"); got != test.authenticate {
+			if got := answer.Header.Get("WWW-Authenticate"); got != test.authenticate {
 				t.Errorf("WWW-Authenticate is %q, want %q", got, test.authenticate)
 			}
-			if auth.count() != test.requests || len(api.seen()) != 0 {
-				t.Errorf("%d token requests, want %d; and %d requests reached the API", auth.count(), test.requests, len(api.seen()))
+			if auth.Count() != test.requests || len(api.Seen()) != 0 {
+				t.Errorf("%d token requests, want %d; and %d requests reached the API", auth.Count(), test.requests, len(api.Seen()))
 			}
 		})
 	}
@@ -438,28 +440,28 @@ func TestCallersMistakesAreTheCallers(t *testing.T) {
 
 // TestRefusedCallersAreNotTriedAgainAndAgain: each backs off by himself.
 func TestRefusedCallersAreNotTriedAgainAndAgain(t *testing.T) {
-	auth := newAuthServer(t)
-	newAPIServer(t)
-	auth.answers(func(w http.ResponseWriter, r tokenRequest) {
-		if r.form.Get("subject_token") == "bad" {
+	auth := caddytest.NewAuthServer(t)
+	caddytest.NewAPIServer(t)
+	auth.Answers(func(w http.ResponseWriter, r caddytest.TokenRequest) {
+		if r.PostForm.Get("subject_token") == "bad" {
 			w.Header().Set("Retry-After", "300")
-			say(w, http.StatusBadRequest, `{"error":"invalid_grant"}`)
+			caddytest.Say(w, http.StatusBadRequest, `{"error":"invalid_grant"}`)
 			return
 		}
-		issuing(time.Hour)(w, r)
+		caddytest.Issuing(time.Hour)(w, r)
 	})
-	proxy := runCaddy(t, grantSiteWith("token_exchange"))
+	proxy := caddytest.Run(t, grantSiteWith("token_exchange"))
 
 	for range 10 {
-		if answer := proxy.get("/", bearing("bad")); answer.status != http.StatusUnauthorized {
-			t.Fatalf("status %d: %s", answer.status, answer.body)
+		if answer := proxy.Get("/", bearing("bad")); answer.Status != http.StatusUnauthorized {
+			t.Fatalf("status %d: %s", answer.Status, answer.Body)
 		}
-		if answer := proxy.get("/", bearing("good")); answer.status != http.StatusOK {
-			t.Fatalf("status %d: %s", answer.status, answer.body)
+		if answer := proxy.Get("/", bearing("good")); answer.Status != http.StatusOK {
+			t.Fatalf("status %d: %s", answer.Status, answer.Body)
 		}
 	}
 
-	if n := auth.count(); n != 2 {
+	if n := auth.Count(); n != 2 {
 		t.Errorf("%d token requests, want 2", n)
 	}
 }
@@ -487,26 +489,26 @@ func TestCallersTokenGoesNowhereElse(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			auth, api := newAuthServer(t), newAPIServer(t)
-			auth.says(test.status, test.body)
+			auth, api := caddytest.NewAuthServer(t), caddytest.NewAPIServer(t)
+			auth.Says(test.status, test.body)
 			site := grantSiteWith(test.grant, test.lines)
-			proxy := runCaddy(t, tracing+strings.Replace(site, "http://{$SITE} {", "http://{$SITE} {\nlog", 1))
+			proxy := caddytest.Run(t, caddytest.Tracing+strings.Replace(site, "http://{$SITE} {", "http://{$SITE} {\nlog", 1))
 
-			answer := proxy.get("/", bearing(caller))
+			answer := proxy.Get("/", bearing(caller))
 
-			for _, r := range api.seen() {
-				if text := fmt.Sprint(r.uri, r.header); strings.Contains(text, caller) {
+			for _, r := range api.Seen() {
+				if text := fmt.Sprint(r.URI, r.Header); strings.Contains(text, caller) {
 					t.Errorf("the API sees %s", text)
 				}
 			}
-			if strings.Contains(answer.body, caller) {
-				t.Errorf("the caller reads %s", answer.body)
+			if strings.Contains(answer.Body, caller) {
+				t.Errorf("the caller reads %s", answer.Body)
 			}
-			if !strings.Contains(auth.seen()[0].form.Encode(), caller) {
+			if !strings.Contains(auth.Seen()[0].PostForm.Encode(), caller) {
 				t.Error("the server does not get it")
 			}
-			eventually(t, "the request was logged", func() bool { return strings.Contains(proxy.log(), `"msg":"handled request"`) })
-			for line := range strings.Lines(proxy.log()) {
+			caddytest.Eventually(t, "the request was logged", func() bool { return strings.Contains(proxy.Log(), `"msg":"handled request"`) })
+			for line := range strings.Lines(proxy.Log()) {
 				if strings.Contains(line, caller) {
 					t.Errorf("the log holds it: %s", line)
 				}
@@ -538,17 +540,17 @@ func TestErrorRoutesNeverSeeTheCallersToken(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			auth, errorPages := newAuthServer(t), newAPIServer(t)
-			auth.says(test.status, test.body)
-			t.Setenv("DEAD", freeAddress(t))
+			auth, errorPages := caddytest.NewAuthServer(t), caddytest.NewAPIServer(t)
+			auth.Says(test.status, test.body)
+			t.Setenv("DEAD", caddytest.FreeAddress(t))
 			site := grantSiteWith(test.grant, test.lines)
 			site = strings.Replace(site, "reverse_proxy {$API}", "reverse_proxy {$DEAD}", 1)
 			site = strings.Replace(site, `respond "{err.status_code} {err.message}"`, "reverse_proxy {$API}", 1)
-			proxy := runCaddy(t, site)
+			proxy := caddytest.Run(t, site)
 
-			proxy.get("/", test.header)
+			proxy.Get("/", test.header)
 
-			if text := fmt.Sprint(errorPages.last(t).header); strings.Contains(text, caller) {
+			if text := fmt.Sprint(errorPages.Last(t).Header); strings.Contains(text, caller) {
 				t.Errorf("the error routes' upstream sees %s", text)
 			}
 		})
@@ -559,14 +561,14 @@ func TestErrorRoutesNeverSeeTheCallersToken(t *testing.T) {
 // request reaches the API with what its caller's token was exchanged for.
 func TestEachCallerGetsTheOwnToken(t *testing.T) {
 	const callers, inParallel = 1000, 100
-	auth, api := newAuthServer(t), newAPIServer(t)
-	auth.answers(func(w http.ResponseWriter, r tokenRequest) {
-		issue(w, "exchanged-"+r.form.Get("subject_token"), time.Hour)
+	auth, api := caddytest.NewAuthServer(t), caddytest.NewAPIServer(t)
+	auth.Answers(func(w http.ResponseWriter, r caddytest.TokenRequest) {
+		caddytest.Issue(w, "exchanged-"+r.PostForm.Get("subject_token"), time.Hour)
 	})
-	api.answers(func(w http.ResponseWriter, r *http.Request) { // who the API takes the caller for
+	api.Answers(func(w http.ResponseWriter, r *http.Request) { // who the API takes the caller for
 		_, _ = fmt.Fprint(w, r.Header.Get("X-Caller")+" has "+r.Header.Get("Authorization"))
 	})
-	proxy := runCaddy(t, grantSiteWith("token_exchange"))
+	proxy := caddytest.Run(t, grantSiteWith("token_exchange"))
 
 	site := os.Getenv("SITE")
 	next := make(chan string)
@@ -582,16 +584,16 @@ func TestEachCallerGetsTheOwnToken(t *testing.T) {
 	for range inParallel {
 		calling.Go(func() {
 			for caller := range next {
-				answer, err := proxy.try(http.MethodGet, site, "/", http.Header{"X-Caller": {caller}, "Authorization": {"Bearer " + caller}})
-				if want := caller + " has Bearer exchanged-" + caller; err != nil || answer.body != want {
-					t.Errorf("the API says %q, want %q (%v)", answer.body, want, err)
+				answer, err := proxy.Try(http.MethodGet, site, "/", http.Header{"X-Caller": {caller}, "Authorization": {"Bearer " + caller}})
+				if want := caller + " has Bearer exchanged-" + caller; err != nil || answer.Body != want {
+					t.Errorf("the API says %q, want %q (%v)", answer.Body, want, err)
 				}
 			}
 		})
 	}
 	calling.Wait()
 
-	if n := auth.count(); n != callers {
+	if n := auth.Count(); n != callers {
 		t.Errorf("%d token requests, want %d", n, callers)
 	}
 }
@@ -604,7 +606,7 @@ func TestCallersTokenMustNotComeFromWhatGoesUpstream(t *testing.T) {
 		"{http.request.orig_uri.query}", "{http.request.body}",
 	} {
 		for _, grant := range []string{"token_exchange {\nsubject_token ", "token_exchange {\nactor_token ", "jwt_bearer {\nassertion "} {
-			err := validateCaddyfile("http://localhost:8080 {\n\tupstream_oauth2 {\n\t\ttoken_endpoint https://auth.example/token\n\t\tclient_id a\n\t\tclient_secret b\n\t\tgrant " +
+			err := caddytest.Validate("http://localhost:8080 {\n\tupstream_oauth2 {\n\t\ttoken_endpoint https://auth.example/token\n\t\tclient_id a\n\t\tclient_secret b\n\t\tgrant " +
 				grant + placeholder + "\n}\n}\n}\n")
 			if err == nil || !strings.Contains(err.Error(), "must not come from a cookie, the body or the URL, which go upstream: take it from a header field, which does not") {
 				t.Errorf("grant %s%s: %v", grant, placeholder, err)

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/upstream-oauth2/caddy-upstream-oauth2/internal/caddytest"
 )
 
 // TestTokenGoesWhereTheConfigSays covers 'inject' and the token types.
@@ -92,30 +94,30 @@ func TestTokenGoesWhereTheConfigSays(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			auth, api := newAuthServer(t), newAPIServer(t)
+			auth, api := caddytest.NewAuthServer(t), caddytest.NewAPIServer(t)
 			if test.answer == "" {
 				test.answer = `{"access_token":"T","token_type":"Bearer"}`
 			}
-			auth.says(http.StatusOK, test.answer)
-			proxy := runCaddy(t, partnerSiteWith(test.inject))
+			auth.Says(http.StatusOK, test.answer)
+			proxy := caddytest.Run(t, caddytest.PartnerSiteWith(test.inject))
 
 			if test.path == "" {
 				test.path = "/orders"
 			}
-			proxy.get(test.path, nil)
+			proxy.Get(test.path, nil)
 
-			got := api.last(t)
-			if v := got.header.Values(test.field); test.field != "" && !slices.Equal(v, []string{test.want}) {
+			got := api.Last(t)
+			if v := got.Header.Values(test.field); test.field != "" && !slices.Equal(v, []string{test.want}) {
 				t.Errorf("%s is %q, want %q", test.field, v, test.want)
 			}
-			if test.field != "Authorization" && got.header["Authorization"] != nil {
-				t.Errorf("the token is in Authorization as well: %q", got.header["Authorization"])
+			if test.field != "Authorization" && got.Header["Authorization"] != nil {
+				t.Errorf("the token is in Authorization as well: %q", got.Header["Authorization"])
 			}
 			if test.uri == "" {
 				test.uri = test.path
 			}
-			if got.uri != test.uri {
-				t.Errorf("the API sees %s, want %s", got.uri, test.uri)
+			if got.URI != test.uri {
+				t.Errorf("the API sees %s, want %s", got.URI, test.uri)
 			}
 		})
 	}
@@ -181,20 +183,20 @@ func TestCallersCopiesOfTheFieldNeverGoUpstream(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			auth, api := newAuthServer(t), newAPIServer(t)
-			auth.says(http.StatusOK, `{"access_token":"T"}`)
-			proxy := runCaddy(t, test.options+partnerSiteWith(test.inject))
+			auth, api := caddytest.NewAuthServer(t), caddytest.NewAPIServer(t)
+			auth.Says(http.StatusOK, `{"access_token":"T"}`)
+			proxy := caddytest.Run(t, test.options+caddytest.PartnerSiteWith(test.inject))
 
 			if test.path == "" {
 				test.path, test.uri = "/", "/"
 			}
-			proxy.get(test.path, test.header)
+			proxy.Get(test.path, test.header)
 
-			got := api.last(t)
-			if got.uri != test.uri {
-				t.Errorf("the API sees %s, want %s", got.uri, test.uri)
+			got := api.Last(t)
+			if got.URI != test.uri {
+				t.Errorf("the API sees %s, want %s", got.URI, test.uri)
 			}
-			for name, values := range got.header {
+			for name, values := range got.Header {
 				if unified := strings.ToLower(unifySeparators(name)); unified == "authorization" || strings.HasPrefix(unified, "x-api") {
 					if !slices.Equal(values, test.want[name]) {
 						t.Errorf("%s is %q, want %q", name, values, test.want[name])
@@ -202,7 +204,7 @@ func TestCallersCopiesOfTheFieldNeverGoUpstream(t *testing.T) {
 				}
 			}
 			for name := range test.want {
-				if got.header[name] == nil {
+				if got.Header[name] == nil {
 					t.Errorf("%s is gone", name)
 				}
 			}
@@ -213,20 +215,20 @@ func TestCallersCopiesOfTheFieldNeverGoUpstream(t *testing.T) {
 // TestCallersTrailersNeverBecomeTheField: an upstream may merge them into the
 // header.
 func TestCallersTrailersNeverBecomeTheField(t *testing.T) {
-	newAuthServer(t)
-	api := newAPIServer(t)
-	api.answers(func(w http.ResponseWriter, r *http.Request) {
+	caddytest.NewAuthServer(t)
+	api := caddytest.NewAPIServer(t)
+	api.Answers(func(w http.ResponseWriter, r *http.Request) {
 		_, err := io.Copy(io.Discard, r.Body)
 		_, _ = fmt.Fprint(w, r.Trailer, err)
 	})
-	proxy := runCaddy(t, partnerSite)
+	proxy := caddytest.Run(t, caddytest.PartnerSite)
 
 	r, err := http.NewRequest(http.MethodPost, "http://"+os.Getenv("SITE"), io.MultiReader(strings.NewReader("a body of unknown length")))
 	if err != nil {
 		t.Fatal(err)
 	}
 	r.Trailer = http.Header{"Authorization": {"Basic evil"}, "X-Checksum": {"7"}}
-	resp, err := proxy.client.Do(r)
+	resp, err := proxy.Client.Do(r)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -275,18 +277,18 @@ func TestKeepExistingLeavesTheCallersFieldAlone(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			auth, api := newAuthServer(t), newAPIServer(t)
-			auth.says(http.StatusOK, `{"access_token":"T"}`)
-			proxy := runCaddy(t, partnerSiteWith("keep_existing\n"+test.inject))
+			auth, api := caddytest.NewAuthServer(t), caddytest.NewAPIServer(t)
+			auth.Says(http.StatusOK, `{"access_token":"T"}`)
+			proxy := caddytest.Run(t, caddytest.PartnerSiteWith("keep_existing\n"+test.inject))
 
-			proxy.get("/"+test.path, test.header)
+			proxy.Get("/"+test.path, test.header)
 
-			got := api.last(t)
-			if v := got.header.Get("Authorization"); v != test.want {
+			got := api.Last(t)
+			if v := got.Header.Get("Authorization"); v != test.want {
 				t.Errorf("Authorization is %q, want %q", v, test.want)
 			}
-			if got.uri != test.uri {
-				t.Errorf("the API sees %s, want %s", got.uri, test.uri)
+			if got.URI != test.uri {
+				t.Errorf("the API sees %s, want %s", got.URI, test.uri)
 			}
 		})
 	}
@@ -312,20 +314,20 @@ func TestConnectionCannotStripTheToken(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			auth, api := newAuthServer(t), newAPIServer(t)
-			auth.says(http.StatusOK, `{"access_token":"T"}`)
-			proxy := runCaddy(t, partnerSiteWith(test.inject))
+			auth, api := caddytest.NewAuthServer(t), caddytest.NewAPIServer(t)
+			auth.Says(http.StatusOK, `{"access_token":"T"}`)
+			proxy := caddytest.Run(t, caddytest.PartnerSiteWith(test.inject))
 
 			// What else Connection names is still dropped on the way.
 			header := http.Header{"Connection": test.connection, "X-Hop": {"for Caddy only"}}
-			proxy.get("/", header)
+			proxy.Get("/", header)
 
-			got := api.last(t)
-			if got.header.Get(test.field) == "" {
+			got := api.Last(t)
+			if got.Header.Get(test.field) == "" {
 				t.Errorf("the caller stripped the token with 'Connection: %s'", strings.Join(test.connection, "' and '"))
 			}
 			named := strings.Contains(strings.Join(test.connection, " "), "X-Hop")
-			if dropped := got.header.Get("X-Hop") == ""; dropped != named {
+			if dropped := got.Header.Get("X-Hop") == ""; dropped != named {
 				t.Errorf("Connection names X-Hop: %v, but it was dropped: %v", named, dropped)
 			}
 		})
@@ -335,10 +337,10 @@ func TestConnectionCannotStripTheToken(t *testing.T) {
 // TestConnectionKeepsItsOtherOptions: an upgrade still goes through when the
 // same field nominates ours.
 func TestConnectionKeepsItsOtherOptions(t *testing.T) {
-	newAuthServer(t)
-	api := newAPIServer(t)
-	runCaddy(t, partnerSite)
-	api.answers(func(w http.ResponseWriter, r *http.Request) {
+	caddytest.NewAuthServer(t)
+	api := caddytest.NewAPIServer(t)
+	caddytest.Run(t, caddytest.PartnerSite)
+	api.Answers(func(w http.ResponseWriter, r *http.Request) {
 		connection, buffer, err := w.(http.Hijacker).Hijack()
 		if err != nil {
 			t.Error(err)
@@ -370,7 +372,7 @@ func TestConnectionKeepsItsOtherOptions(t *testing.T) {
 	if line, err := reader.ReadString('\n'); line != "echo hello\n" {
 		t.Errorf("over the upgraded connection came %q, %v", line, err)
 	}
-	if got := api.lastAuthorization(t); got != "Bearer access-token-1" {
+	if got := api.LastAuthorization(t); got != "Bearer access-token-1" {
 		t.Errorf("Authorization is %q", got)
 	}
 }
@@ -415,30 +417,30 @@ func TestErrorRoutesNeverSeeTheToken(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			auth, errorPages := newAuthServer(t), newAPIServer(t)
-			auth.says(http.StatusOK, `{"access_token":"THE-TOKEN"}`)
-			t.Setenv("DEAD", freeAddress(t))
-			proxy := runCaddy(t, aliasesWelcome+strings.Replace(partnerSiteWith(test.inject), "reverse_proxy {$API}", `
+			auth, errorPages := caddytest.NewAuthServer(t), caddytest.NewAPIServer(t)
+			auth.Says(http.StatusOK, `{"access_token":"THE-TOKEN"}`)
+			t.Setenv("DEAD", caddytest.FreeAddress(t))
+			proxy := caddytest.Run(t, aliasesWelcome+strings.Replace(caddytest.PartnerSiteWith(test.inject), "reverse_proxy {$API}", `
 				reverse_proxy {$DEAD}
 				handle_errors {
 					reverse_proxy {$API}
 				}`, 1))
 
-			proxy.get(test.path, test.header)
+			proxy.Get(test.path, test.header)
 
-			got := errorPages.last(t)
-			for name, values := range got.header {
+			got := errorPages.Last(t)
+			for name, values := range got.Header {
 				if strings.Contains(strings.Join(values, " "), "THE-TOKEN") {
 					t.Errorf("%s holds the token", name)
 				}
 			}
 			for name, values := range test.header {
-				if name = http.CanonicalHeaderKey(name); !slices.Equal(got.header[name], values) {
-					t.Errorf("%s is %q, and was %q", name, got.header[name], values)
+				if name = http.CanonicalHeaderKey(name); !slices.Equal(got.Header[name], values) {
+					t.Errorf("%s is %q, and was %q", name, got.Header[name], values)
 				}
 			}
-			if got.uri != test.path {
-				t.Errorf("the URI is %s, and was %s", got.uri, test.path)
+			if got.URI != test.path {
+				t.Errorf("the URI is %s, and was %s", got.URI, test.path)
 			}
 		})
 	}
@@ -447,17 +449,17 @@ func TestErrorRoutesNeverSeeTheToken(t *testing.T) {
 // TestConnectionIsPutBack: what follows in the error routes sees Connection as
 // the caller sent it.
 func TestConnectionIsPutBack(t *testing.T) {
-	newAuthServer(t)
-	t.Setenv("DEAD", freeAddress(t))
-	proxy := runCaddy(t, strings.Replace(partnerSite, "reverse_proxy {$API}", `
+	caddytest.NewAuthServer(t)
+	t.Setenv("DEAD", caddytest.FreeAddress(t))
+	proxy := caddytest.Run(t, strings.Replace(caddytest.PartnerSite, "reverse_proxy {$API}", `
 		reverse_proxy {$DEAD}
 		handle_errors {
 			respond "{header.Connection}"
 		}`, 1))
 
-	answer := proxy.get("/", http.Header{"Connection": {"close, Authorization"}})
-	if answer.body != "close, Authorization" {
-		t.Errorf("Connection is %q afterwards", answer.body)
+	answer := proxy.Get("/", http.Header{"Connection": {"close, Authorization"}})
+	if answer.Body != "close, Authorization" {
+		t.Errorf("Connection is %q afterwards", answer.Body)
 	}
 }
 
@@ -480,17 +482,17 @@ func TestHandlersAheadSeeTheRequestAsItWas(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			auth := newAuthServer(t)
-			newAPIServer(t)
-			auth.answers(func(w http.ResponseWriter, r tokenRequest) {
-				if r.form.Has("scope") {
-					say(w, http.StatusBadRequest, `{"error":"invalid_scope"}`)
+			auth := caddytest.NewAuthServer(t)
+			caddytest.NewAPIServer(t)
+			auth.Answers(func(w http.ResponseWriter, r caddytest.TokenRequest) {
+				if r.PostForm.Has("scope") {
+					caddytest.Say(w, http.StatusBadRequest, `{"error":"invalid_scope"}`)
 					return
 				}
-				issue(w, "T", time.Hour)
+				caddytest.Issue(w, "T", time.Hour)
 			})
 			// log_append looks at the request when all others are done.
-			proxy := runCaddy(t, strings.Replace(partnerSiteWith(test.lines), "upstream_oauth2", `log
+			proxy := caddytest.Run(t, strings.Replace(caddytest.PartnerSiteWith(test.lines), "upstream_oauth2", `log
 				log_append query {query}
 				log_append field {header.X-Api-Key}
 				upstream_oauth2`, 1))
@@ -499,9 +501,9 @@ func TestHandlersAheadSeeTheRequestAsItWas(t *testing.T) {
 			if test.field != nil {
 				header["X-Api-Key"] = test.field
 			}
-			proxy.get("/?a=1&b", header)
+			proxy.Get("/?a=1&b", header)
 
-			line := proxy.awaitLog("handled request")
+			line := proxy.AwaitLog("handled request")
 			if want := strings.Join(test.field, ""); line["query"] != "a=1&b" || line["field"] != want {
 				t.Errorf("afterwards the query is %q and the field %q, want %q and %q", line["query"], line["field"], "a=1&b", want)
 			}
@@ -512,21 +514,21 @@ func TestHandlersAheadSeeTheRequestAsItWas(t *testing.T) {
 // TestForwardAuthNeverSeesTheToken: the order of directives puts the token on
 // behind it, whatever the order in the file.
 func TestForwardAuthNeverSeesTheToken(t *testing.T) {
-	newAuthServer(t)
-	portal := newAPIServer(t)
+	caddytest.NewAuthServer(t)
+	portal := caddytest.NewAPIServer(t)
 	t.Setenv("PORTAL", os.Getenv("API"))
-	api := newAPIServer(t)
-	proxy := runCaddy(t, strings.Replace(partnerSite, "reverse_proxy", `forward_auth {$PORTAL} {
+	api := caddytest.NewAPIServer(t)
+	proxy := caddytest.Run(t, strings.Replace(caddytest.PartnerSite, "reverse_proxy", `forward_auth {$PORTAL} {
 			uri /check
 		}
 		reverse_proxy`, 1))
 
-	proxy.want(http.StatusOK)
+	proxy.Want(http.StatusOK)
 
-	if got := portal.lastAuthorization(t); got != "" {
+	if got := portal.LastAuthorization(t); got != "" {
 		t.Errorf("forward_auth's server got %q", got)
 	}
-	if got := api.lastAuthorization(t); got != "Bearer access-token-1" {
+	if got := api.LastAuthorization(t); got != "Bearer access-token-1" {
 		t.Errorf("the API got %q", got)
 	}
 }
@@ -534,9 +536,9 @@ func TestForwardAuthNeverSeesTheToken(t *testing.T) {
 // TestLaterHandlersEditTheirOwnCopy: request_header changes values in place,
 // and the next request must not get what the last one was made into.
 func TestLaterHandlersEditTheirOwnCopy(t *testing.T) {
-	newAuthServer(t)
-	api := newAPIServer(t)
-	proxy := runCaddy(t, `
+	caddytest.NewAuthServer(t)
+	api := caddytest.NewAPIServer(t)
+	proxy := caddytest.Run(t, `
 http://{$SITE} {
 	route {
 		upstream_oauth2 {
@@ -549,8 +551,8 @@ http://{$SITE} {
 	}
 }`)
 	for range 2 {
-		proxy.want(http.StatusOK)
-		if got := api.lastAuthorization(t); got != "Bearer spoilt-access-token-1" {
+		proxy.Want(http.StatusOK)
+		if got := api.LastAuthorization(t); got != "Bearer spoilt-access-token-1" {
 			t.Errorf("Authorization is %q", got)
 		}
 	}
@@ -558,29 +560,29 @@ http://{$SITE} {
 
 // TestTraceIsRefused: its answer would show the caller our token.
 func TestTraceIsRefused(t *testing.T) {
-	newAuthServer(t)
-	api := newAPIServer(t)
-	proxy := runCaddy(t, partnerSite)
+	caddytest.NewAuthServer(t)
+	api := caddytest.NewAPIServer(t)
+	proxy := caddytest.Run(t, caddytest.PartnerSite)
 
-	answer := proxy.send(http.MethodTrace, os.Getenv("SITE"), "/", nil)
+	answer := proxy.Send(http.MethodTrace, os.Getenv("SITE"), "/", nil)
 
-	if answer.status != http.StatusMethodNotAllowed {
-		t.Errorf("status %d, want 405", answer.status)
+	if answer.Status != http.StatusMethodNotAllowed {
+		t.Errorf("status %d, want 405", answer.Status)
 	}
-	if n := len(api.seen()); n != 0 {
+	if n := len(api.Seen()); n != 0 {
 		t.Errorf("%d requests reached the API", n)
 	}
 }
 
 // TestTokenIsForTheMatchedRequestsOnly covers the directive's matcher.
 func TestTokenIsForTheMatchedRequestsOnly(t *testing.T) {
-	newAuthServer(t)
-	api := newAPIServer(t)
-	proxy := runCaddy(t, strings.Replace(partnerSite, "upstream_oauth2 partner", "upstream_oauth2 /api/* partner", 1))
+	caddytest.NewAuthServer(t)
+	api := caddytest.NewAPIServer(t)
+	proxy := caddytest.Run(t, strings.Replace(caddytest.PartnerSite, "upstream_oauth2 partner", "upstream_oauth2 /api/* partner", 1))
 
 	for path, want := range map[string]string{"/api/orders": "Bearer access-token-1", "/pages": ""} {
-		proxy.get(path, nil)
-		if got := api.lastAuthorization(t); got != want {
+		proxy.Get(path, nil)
+		if got := api.LastAuthorization(t); got != want {
 			t.Errorf("%s goes upstream with %q, want %q", path, got, want)
 		}
 	}
@@ -589,14 +591,14 @@ func TestTokenIsForTheMatchedRequestsOnly(t *testing.T) {
 // TestTheURLOfTheCallerIsNotRewritten: injecting into the header leaves the
 // URL alone, and the path as it was escaped.
 func TestTheURLOfTheCallerIsNotRewritten(t *testing.T) {
-	newAuthServer(t)
-	api := newAPIServer(t)
-	proxy := runCaddy(t, partnerSite)
+	caddytest.NewAuthServer(t)
+	api := caddytest.NewAPIServer(t)
+	proxy := caddytest.Run(t, caddytest.PartnerSite)
 	uri := "/a%2Fb/%7Ec?x=%20&y=" + url.QueryEscape("é")
 
-	proxy.get(uri, nil)
+	proxy.Get(uri, nil)
 
-	if got := api.last(t).uri; got != uri {
+	if got := api.Last(t).URI; got != uri {
 		t.Errorf("the API sees %s, want %s", got, uri)
 	}
 }

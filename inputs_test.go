@@ -8,6 +8,8 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+
+	"github.com/upstream-oauth2/caddy-upstream-oauth2/internal/caddytest"
 )
 
 // TestNonsenseFromACallerIsTheCallers: what no server could accept costs no token
@@ -57,33 +59,23 @@ func TestNonsenseFromACallerIsTheCallers(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			auth, api := newAuthServer(t), newAPIServer(t)
-			t.Setenv("KEY_FILE", secretFile(t, pkcs8Text(t, newEdKey(t))))
-			proxy := runCaddy(t, grantSiteWith(test.grant, test.lines))
+			auth, api := caddytest.NewAuthServer(t), caddytest.NewAPIServer(t)
+			t.Setenv("KEY_FILE", caddytest.SecretFile(t, pkcs8Text(t, newEdKey(t))))
+			proxy := caddytest.Run(t, grantSiteWith(test.grant, test.lines))
 
-			answer := proxy.get("/?a="+url.QueryEscape(test.query), test.header)
+			answer := proxy.Get("/?a="+url.QueryEscape(test.query), test.header)
 
-			if answer.body != test.want {
-				t.Errorf("the caller reads\n%s, want\n%s", answer.body, test.want)
+			if answer.Body != test.want {
+				t.Errorf("the caller reads\n%s, want\n%s", answer.Body, test.want)
 			}
-			if got := answer.header.Get("WWW-Authenticate"); answer.status/100 != 4 || got != test.authenticate {
-				t.Errorf("status %d, and WWW-Authenticate is %q, want %q", answer.status, got, test.authenticate)
+			if got := answer.Header.Get("WWW-Authenticate"); answer.Status/100 != 4 || got != test.authenticate {
+				t.Errorf("status %d, and WWW-Authenticate is %q, want %q", answer.Status, got, test.authenticate)
 			}
-			if auth.count() != 0 || len(api.seen()) != 0 {
-				t.Errorf("%d token requests, and %d requests reached the API", auth.count(), len(api.seen()))
+			if auth.Count() != 0 || len(api.Seen()) != 0 {
+				t.Errorf("%d token requests, and %d requests reached the API", auth.Count(), len(api.Seen()))
 			}
-			proxy.wantNoAlarm()
+			proxy.WantNoAlarm()
 		})
-	}
-}
-
-// wantNoAlarm fails the test if anything was logged at error level.
-func (c *runningCaddy) wantNoAlarm() {
-	c.t.Helper()
-	for text := range strings.Lines(c.log()) {
-		if strings.HasPrefix(text, `{"level":"error"`) {
-			c.t.Errorf("the log has %s", text)
-		}
 	}
 }
 
@@ -105,17 +97,17 @@ func TestSenseFromACallerIsPassedOn(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			auth := newAuthServer(t)
-			newAPIServer(t)
+			auth := caddytest.NewAuthServer(t)
+			caddytest.NewAPIServer(t)
 			t.Setenv("SECRET", "secret")
-			proxy := runCaddy(t, grantSiteWith("client_credentials", test.lines))
+			proxy := caddytest.Run(t, grantSiteWith("client_credentials", test.lines))
 
-			answer := proxy.get("/?"+url.Values{"a": {test.query}, "filter[user]": {"alice"}}.Encode(), nil)
+			answer := proxy.Get("/?"+url.Values{"a": {test.query}, "filter[user]": {"alice"}}.Encode(), nil)
 
-			if answer.status != http.StatusOK {
-				t.Fatalf("status %d: %s", answer.status, answer.body)
+			if answer.Status != http.StatusOK {
+				t.Fatalf("status %d: %s", answer.Status, answer.Body)
 			}
-			if got := auth.seen()[0].form[test.field]; !reflect.DeepEqual(got, test.want) {
+			if got := auth.Seen()[0].PostForm[test.field]; !reflect.DeepEqual(got, test.want) {
 				t.Errorf("%s is %q, want %q", test.field, got, test.want)
 			}
 		})
@@ -125,16 +117,16 @@ func TestSenseFromACallerIsPassedOn(t *testing.T) {
 // TestOnePlaceholderInTwoPlaces: what a subject token is stripped of stays where
 // the very same placeholder means something else.
 func TestOnePlaceholderInTwoPlaces(t *testing.T) {
-	auth := newAuthServer(t)
-	newAPIServer(t)
+	auth := caddytest.NewAuthServer(t)
+	caddytest.NewAPIServer(t)
 	const field = "{http.request.header.Authorization}"
-	proxy := runCaddy(t, grantSiteWith("token_exchange", "account "+field, "token_param raw "+field))
+	proxy := caddytest.Run(t, grantSiteWith("token_exchange", "account "+field, "token_param raw "+field))
 
-	if answer := proxy.get("/", bearing("mine")); answer.status != http.StatusOK {
-		t.Fatalf("status %d: %s", answer.status, answer.body)
+	if answer := proxy.Get("/", bearing("mine")); answer.Status != http.StatusOK {
+		t.Fatalf("status %d: %s", answer.Status, answer.Body)
 	}
 
-	form := auth.seen()[0].form
+	form := auth.Seen()[0].PostForm
 	if token, raw := form.Get("subject_token"), form.Get("raw"); token != "mine" || raw != "Bearer mine" {
 		t.Errorf("the subject token is %q and the other field %q", token, raw)
 	}
@@ -180,17 +172,17 @@ func TestRefusalsThatAreAboutTheRequest(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			auth := newAuthServer(t)
-			newAPIServer(t)
-			auth.says(http.StatusBadRequest, `{"error":"`+test.code+`"}`)
-			proxy := runCaddy(t, grantSiteWith(test.grant, test.lines))
+			auth := caddytest.NewAuthServer(t)
+			caddytest.NewAPIServer(t)
+			auth.Says(http.StatusBadRequest, `{"error":"`+test.code+`"}`)
+			proxy := caddytest.Run(t, grantSiteWith(test.grant, test.lines))
 
-			answer := proxy.get("/", http.Header{"Authorization": {"Bearer mine"}, "X-A": {"tenant-7"}})
+			answer := proxy.Get("/", http.Header{"Authorization": {"Bearer mine"}, "X-A": {"tenant-7"}})
 
-			if want := test.want + "(" + test.code + ")"; answer.body != want {
-				t.Errorf("the caller reads\n%s, want\n%s", answer.body, want)
+			if want := test.want + "(" + test.code + ")"; answer.Body != want {
+				t.Errorf("the caller reads\n%s, want\n%s", answer.Body, want)
 			}
-			line := proxy.awaitLog(logFailed)
+			line := proxy.AwaitLog(caddytest.LogFailed)
 			if text, _ := line["error"].(string); !strings.HasSuffix(text, test.hint) {
 				t.Errorf("the log says\n%s, which should end with\n%s", text, test.hint)
 			}
@@ -215,17 +207,17 @@ func TestCallersCannotHideTheCode(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.code+" "+test.token, func(t *testing.T) {
-			auth := newAuthServer(t)
-			newAPIServer(t)
-			auth.says(http.StatusBadRequest, `{"error":"`+test.code+`"}`)
-			proxy := runCaddy(t, grantSiteWith("token_exchange", ""))
+			auth := caddytest.NewAuthServer(t)
+			caddytest.NewAPIServer(t)
+			auth.Says(http.StatusBadRequest, `{"error":"`+test.code+`"}`)
+			proxy := caddytest.Run(t, grantSiteWith("token_exchange", ""))
 
-			answer := proxy.get("/", bearing(test.token))
+			answer := proxy.Get("/", bearing(test.token))
 
-			if answer.status != test.status {
-				t.Errorf("status %d, want %d: %s", answer.status, test.status, answer.body)
+			if answer.Status != test.status {
+				t.Errorf("status %d, want %d: %s", answer.Status, test.status, answer.Body)
 			}
-			if level := proxy.awaitLog(logFailed)["level"]; level != "info" {
+			if level := proxy.AwaitLog(caddytest.LogFailed)["level"]; level != "info" {
 				t.Errorf("it is logged at the level %v", level)
 			}
 		})
@@ -236,26 +228,26 @@ func TestCallersCannotHideTheCode(t *testing.T) {
 // that differ in this share nothing.
 func TestWhatReadsLikeAPlaceholder(t *testing.T) {
 	const placeholder = "{http.request.header.X-A}"
-	auth, api := newAuthServer(t), newAPIServer(t)
+	auth, api := caddytest.NewAuthServer(t), caddytest.NewAPIServer(t)
 	t.Setenv("PLAIN", placeholder)
 	site := func(address, value string) string {
 		return "http://" + address + " {\nupstream_oauth2 {\ntoken_endpoint {$TOKEN_ENDPOINT}\nclient_id partner-id\nclient_secret partner-secret\ntoken_param tenant " +
 			value + "\n}\nreverse_proxy {$API}\n}\n"
 	}
-	proxy := runCaddy(t, site("{$SITE}", placeholder)+site("{$OTHER_SITE}", "{env.PLAIN}"))
+	proxy := caddytest.Run(t, site("{$SITE}", placeholder)+site("{$OTHER_SITE}", "{env.PLAIN}"))
 
 	for _, address := range []string{os.Getenv("SITE"), os.Getenv("OTHER_SITE")} {
-		if answer, err := proxy.try(http.MethodGet, address, "/", http.Header{"X-A": {"tenant-7"}}); err != nil || answer.status != http.StatusOK {
-			t.Errorf("status %d, %v", answer.status, err)
+		if answer, err := proxy.Try(http.MethodGet, address, "/", http.Header{"X-A": {"tenant-7"}}); err != nil || answer.Status != http.StatusOK {
+			t.Errorf("status %d, %v", answer.Status, err)
 		}
 	}
 
 	sent := make(map[string]bool)
-	for _, r := range auth.seen() {
-		sent[r.form.Get("tenant")] = true
+	for _, r := range auth.Seen() {
+		sent[r.PostForm.Get("tenant")] = true
 	}
-	if !sent["tenant-7"] || !sent[placeholder] || len(sent) != 2 || len(api.seen()) != 2 {
-		t.Errorf("the tenants are %v, and %d requests came through", sent, len(api.seen()))
+	if !sent["tenant-7"] || !sent[placeholder] || len(sent) != 2 || len(api.Seen()) != 2 {
+		t.Errorf("the tenants are %v, and %d requests came through", sent, len(api.Seen()))
 	}
 }
 
@@ -267,17 +259,17 @@ func TestProofsThatTakeADetour(t *testing.T) {
 		"a map":      "map {header.Authorization} {tok} {\n~(.*) ${1}\n}\n\tPLACEHOLDER",
 	} {
 		t.Run(name, func(t *testing.T) {
-			newAuthServer(t)
-			api := newAPIServer(t)
+			caddytest.NewAuthServer(t)
+			api := caddytest.NewAPIServer(t)
 			placeholder := map[string]string{"a variable": "{vars.tok}", "a map": "{tok}"}[name]
 			site := grantSiteWith("token_exchange {\nsubject_token "+placeholder+"\n}", "inject header X-Api-Key")
 			site = strings.Replace(site, "\tupstream_oauth2 ", "\t"+strings.Replace(lines, "PLACEHOLDER", "", 1)+"\n\tupstream_oauth2 ", 1)
-			proxy := runCaddy(t, site)
+			proxy := caddytest.Run(t, site)
 
-			if answer := proxy.get("/", bearing("mine")); answer.status != http.StatusOK {
-				t.Fatalf("status %d: %s", answer.status, answer.body)
+			if answer := proxy.Get("/", bearing("mine")); answer.Status != http.StatusOK {
+				t.Fatalf("status %d: %s", answer.Status, answer.Body)
 			}
-			if got := api.last(t).header; got.Get("X-Api-Key") == "" || strings.Contains(fmt.Sprint(got), "mine") {
+			if got := api.Last(t).Header; got.Get("X-Api-Key") == "" || strings.Contains(fmt.Sprint(got), "mine") {
 				t.Errorf("the API gets %v", got)
 			}
 		})

@@ -13,6 +13,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/upstream-oauth2/caddy-upstream-oauth2/internal/caddytest"
 )
 
 const logUsesBefore = "a credential cannot be used as it stands in its file; the one read before is used until it can"
@@ -29,7 +31,7 @@ type fileChange struct {
 // with the new content as soon as it is whole.
 func TestCredentialFilesBeingReplaced(t *testing.T) {
 	becomes := func(content string) func(string) {
-		return func(path string) { writeSecret(t, path, content) }
+		return func(path string) { caddytest.WriteSecret(t, path, content) }
 	}
 	emptied := func(path string) {
 		if err := os.Truncate(path, 0); err != nil {
@@ -65,16 +67,16 @@ func TestCredentialFilesBeingReplaced(t *testing.T) {
 
 	// What a request is proven with: 0 for what was there at first, 1 for what
 	// replaced it.
-	signedBy := func(field string) func(tokenRequest) int {
-		return func(r tokenRequest) int {
+	signedBy := func(field string) func(caddytest.TokenRequest) int {
+		return func(r caddytest.TokenRequest) int {
 			return slices.IndexFunc(keys[:], func(key *ecdsa.PrivateKey) bool {
-				_, err := verify(r.form.Get(field), "ES256", key.Public())
+				_, err := verify(r.PostForm.Get(field), "ES256", key.Public())
 				return err == nil
 			})
 		}
 	}
-	field := func(name string, values [2]string) func(tokenRequest) int {
-		return func(r tokenRequest) int { return slices.Index(values[:], r.form.Get(name)) }
+	field := func(name string, values [2]string) func(caddytest.TokenRequest) int {
+		return func(r caddytest.TokenRequest) int { return slices.Index(values[:], r.PostForm.Get(name)) }
 	}
 
 	const (
@@ -83,14 +85,14 @@ func TestCredentialFilesBeingReplaced(t *testing.T) {
 		pairTLS    = "client_auth tls_client_auth {\ncertificate {$CERT}\nkey {$KEY}\n}"
 	)
 	pair := map[string]string{"KEY": keyTexts[0], "CERT": certTexts[0]}
-	presented := func(r tokenRequest) int {
+	presented := func(r caddytest.TokenRequest) int {
 		return slices.IndexFunc(certificates[:], r.TLS.PeerCertificates[0].Equal)
 	}
 	tests := []struct {
 		name    string
 		lines   string
 		files   map[string]string
-		by      func(tokenRequest) int
+		by      func(caddytest.TokenRequest) int
 		changes []fileChange // the last one makes it whole
 	}{
 		{"private_key_jwt, first the key", keyCertJWT, pair, signedBy("client_assertion"), []fileChange{
@@ -132,8 +134,8 @@ func TestCredentialFilesBeingReplaced(t *testing.T) {
 			{"KEY", emptied, "grant: the key is empty"},
 			{"KEY", becomes(keyTexts[1]), ""},
 		}},
-		{"jwt_bearer, a service account", "grant jwt_bearer {\nservice_account {$FILE}\n}", map[string]string{"FILE": googleAccount[0]}, func(r tokenRequest) int {
-			j, _ := verify(r.form.Get("assertion"), "RS256", rsaKey().Public())
+		{"jwt_bearer, a service account", "grant jwt_bearer {\nservice_account {$FILE}\n}", map[string]string{"FILE": googleAccount[0]}, func(r caddytest.TokenRequest) int {
+			j, _ := verify(r.PostForm.Get("assertion"), "RS256", rsaKey().Public())
 			return slices.Index(secrets[:], j.header.KeyID)
 		}, []fileChange{
 			{"FILE", becomes(googleAccount[1][:100]), "grant: service_account: the service account's key file is damaged: download it again, as JSON"},
@@ -147,7 +149,7 @@ func TestCredentialFilesBeingReplaced(t *testing.T) {
 			{"FILE", emptied, "refresh_token: {file.$FILE} is empty"},
 			{"FILE", becomes(secrets[1]), ""},
 		}},
-		{"client_secret", "client_secret {file.{$FILE}}", map[string]string{"FILE": secrets[0]}, func(r tokenRequest) int {
+		{"client_secret", "client_secret {file.{$FILE}}", map[string]string{"FILE": secrets[0]}, func(r caddytest.TokenRequest) int {
 			_, secret, _ := r.BasicAuth()
 			return slices.Index(secrets[:], secret)
 		}, []fileChange{
@@ -159,7 +161,7 @@ func TestCredentialFilesBeingReplaced(t *testing.T) {
 			{"FILE", emptied, "token_param: {file.$FILE} is empty"},
 			{"FILE", becomes(secrets[1]), ""},
 		}},
-		{"token_header", "client_auth none\ntoken_header X-Password {file.{$FILE}}", map[string]string{"FILE": secrets[0]}, func(r tokenRequest) int {
+		{"token_header", "client_auth none\ntoken_header X-Password {file.{$FILE}}", map[string]string{"FILE": secrets[0]}, func(r caddytest.TokenRequest) int {
 			return slices.Index(secrets[:], r.Header.Get("X-Password"))
 		}, []fileChange{
 			{"FILE", emptied, "token_header: {file.$FILE} is empty"},
@@ -168,18 +170,18 @@ func TestCredentialFilesBeingReplaced(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			auth := newAuthServer(t, withTLS, func(s *httptest.Server) { s.TLS.ClientAuth = tls.RequestClientCert })
-			newAPIServer(t)
+			auth := caddytest.NewAuthServer(t, withTLS, func(s *httptest.Server) { s.TLS.ClientAuth = tls.RequestClientCert })
+			caddytest.NewAPIServer(t)
 			t.Setenv("CA_FILE", pemFile(t, "CERTIFICATE", auth.Certificate().Raw))
 			for name, content := range test.files {
-				t.Setenv(name, secretFile(t, content))
+				t.Setenv(name, caddytest.SecretFile(t, content))
 			}
-			proxy := runCaddy(t, keySiteWith(test.lines+"\n"+trustingTransport))
+			proxy := caddytest.Run(t, keySiteWith(test.lines+"\n"+trustingTransport))
 			// Each user's token is asked for at that user's first request.
 			wantProof := func(user string, want int) {
 				t.Helper()
-				proxy.wantAs(user, http.StatusOK)
-				seen := auth.seen()
+				proxy.WantAs(user, http.StatusOK)
+				seen := auth.Seen()
 				if got := test.by(seen[len(seen)-1]); got != want {
 					t.Errorf("%s: the token request is proven with %d, want %d", user, got, want)
 				}
@@ -196,7 +198,7 @@ func TestCredentialFilesBeingReplaced(t *testing.T) {
 				wantProof(fmt.Sprint("during ", i), 0)
 				wantProof(fmt.Sprint("still during ", i), 0)
 
-				lines := proxy.logged(logUsesBefore)
+				lines := proxy.Logged(logUsesBefore)
 				if len(lines) != i+1 {
 					t.Fatalf("the log says %d times that something read before is used, want %d", len(lines), i+1)
 				}

@@ -24,6 +24,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+
+	"github.com/upstream-oauth2/caddy-upstream-oauth2/internal/caddytest"
 )
 
 // TestNothingLeaks runs the real program, with all the logging there is, before
@@ -40,7 +42,7 @@ func TestNothingLeaks(t *testing.T) {
 
 	clients := leakingClients(t, kept)
 	process := startCaddy(t, leakCaddyfile(clients), map[string]string{
-		"AS": authServer.URL, "API": api.Listener.Addr().String(), "DEAD": freeAddress(t),
+		"AS": authServer.URL, "API": api.Listener.Addr().String(), "DEAD": caddytest.FreeAddress(t),
 	}, kept.environment())
 
 	shown := make(map[string]string) // what came out, by where
@@ -57,7 +59,7 @@ func TestNothingLeaks(t *testing.T) {
 		}
 		return true
 	})
-	eventually(t, "the log told of each client", func() bool {
+	caddytest.Eventually(t, "the log told of each client", func() bool {
 		log := process.output.String()
 		return !slices.ContainsFunc(clients, func(c leakingClient) bool { return !strings.Contains(log, `"client":"`+c.name+`"`) })
 	})
@@ -79,7 +81,7 @@ func TestNothingLeaks(t *testing.T) {
 			go process.send("POST", "/"+c.name+"/hangs", kept.callers(c.name))
 		}
 	}
-	eventually(t, "requests were on their way", func() bool { return kept.hanging() >= 10 })
+	caddytest.Eventually(t, "requests were on their way", func() bool { return kept.hanging() >= 10 })
 	process.crash() // with a trace of each goroutine
 	shown["stdout and stderr"] = process.output.String()
 	if !strings.Contains(shown["stdout and stderr"], "SIGABRT") {
@@ -159,7 +161,7 @@ func leakingClients(t testing.TB, kept *secrets) []leakingClient {
 			}
 			if strings.Contains(c.lines, "FILE") {
 				path := filepath.Join(t.TempDir(), "assertion")
-				writeSecret(t, path, kept.plantJWT("the assertion of "+c.name))
+				caddytest.WriteSecret(t, path, kept.plantJWT("the assertion of "+c.name))
 				c.lines = strings.Replace(c.lines, "FILE", path, 1)
 			}
 			clients = append(clients, c)
@@ -216,28 +218,28 @@ var echoes = map[string]func(w http.ResponseWriter, echo, token string){
 		if strings.Contains(echo, "Dpop=") {
 			tokenType = "DPoP"
 		}
-		say(w, 200, fmt.Sprintf(`{"access_token":%q,"token_type":%q,"refresh_token":%[1]q,"expires_in":3600}`, token, tokenType))
+		caddytest.Say(w, 200, fmt.Sprintf(`{"access_token":%q,"token_type":%q,"refresh_token":%[1]q,"expires_in":3600}`, token, tokenType))
 	},
 	"describes": func(w http.ResponseWriter, echo, token string) {
-		say(w, 400, fmt.Sprintf(`{"error":"invalid_client","error_description":%q,"error_uri":%[1]q,"access_token":%q}`, echo, token))
+		caddytest.Say(w, 400, fmt.Sprintf(`{"error":"invalid_client","error_description":%q,"error_uri":%[1]q,"access_token":%q}`, echo, token))
 	},
-	"has a code": func(w http.ResponseWriter, echo, _ string) { say(w, 401, fmt.Sprintf(`{"error":%q}`, echo)) },
+	"has a code": func(w http.ResponseWriter, echo, _ string) { caddytest.Say(w, 401, fmt.Sprintf(`{"error":%q}`, echo)) },
 	"has an object": func(w http.ResponseWriter, echo, _ string) {
-		say(w, 400, fmt.Sprintf(`{"error":{"message":%q,"code":%[1]q}}`, echo))
+		caddytest.Say(w, 400, fmt.Sprintf(`{"error":{"message":%q,"code":%[1]q}}`, echo))
 	},
 	"is a form": func(w http.ResponseWriter, echo, _ string) {
-		say(w, 400, "error=x&error_description="+url.QueryEscape(echo))
+		caddytest.Say(w, 400, "error=x&error_description="+url.QueryEscape(echo))
 	},
-	"is a page": func(w http.ResponseWriter, echo, _ string) { say(w, 200, "<html>"+echo) },
-	"is down":   func(w http.ResponseWriter, echo, _ string) { say(w, 503, echo) },
+	"is a page": func(w http.ResponseWriter, echo, _ string) { caddytest.Say(w, 200, "<html>"+echo) },
+	"is down":   func(w http.ResponseWriter, echo, _ string) { caddytest.Say(w, 503, echo) },
 	"has a type": func(w http.ResponseWriter, echo, token string) {
-		say(w, 200, fmt.Sprintf(`{"access_token":%q,"token_type":%q}`, token, echo))
+		caddytest.Say(w, 200, fmt.Sprintf(`{"access_token":%q,"token_type":%q}`, token, echo))
 	},
 	"has a member": func(w http.ResponseWriter, echo, token string) {
-		say(w, 200, fmt.Sprintf(`{"access_token":[%q,%q]}`, token, echo))
+		caddytest.Say(w, 200, fmt.Sprintf(`{"access_token":[%q,%q]}`, token, echo))
 	},
 	"has a control": func(w http.ResponseWriter, echo, token string) {
-		say(w, 200, fmt.Sprintf(`{"access_token":"%s\u0007"}`, token))
+		caddytest.Say(w, 200, fmt.Sprintf(`{"access_token":"%s\u0007"}`, token))
 	},
 	"redirects": func(w http.ResponseWriter, echo, _ string) {
 		w.Header().Set("Location", "https://elsewhere.example/?"+url.QueryEscape(echo))
@@ -471,7 +473,7 @@ type caddyProcess struct {
 // own, until crash or the end of the test.
 func startCaddy(t testing.TB, caddyfile string, variables map[string]string, env []string) *caddyProcess {
 	t.Helper()
-	c := &caddyProcess{t: t, home: t.TempDir(), site: freeAddress(t), adminAddress: freeAddress(t), output: new(lockedBuffer)}
+	c := &caddyProcess{t: t, home: t.TempDir(), site: caddytest.FreeAddress(t), adminAddress: caddytest.FreeAddress(t), output: new(lockedBuffer)}
 	elsewhere := t.TempDir()
 	program, config := filepath.Join(elsewhere, "caddy"), filepath.Join(elsewhere, "Caddyfile")
 	if out, err := exec.Command("go", "build", "-o", program, "./cmd/caddy").CombinedOutput(); err != nil {
@@ -499,7 +501,7 @@ func startCaddy(t testing.TB, caddyfile string, variables map[string]string, env
 		<-ended
 	})
 	c.ended = ended
-	eventually(t, "Caddy served its config", func() bool {
+	caddytest.Eventually(t, "Caddy served its config", func() bool {
 		return strings.Contains(c.output.String(), "serving initial configuration") || len(ended) > 0
 	})
 	if len(ended) > 0 {
@@ -515,11 +517,11 @@ func (c *caddyProcess) send(method, path, authorization string) string {
 		return err.Error()
 	}
 	r.Header.Set("Authorization", authorization)
-	answer, err := tryWith(http.DefaultClient, r)
+	answer, err := caddytest.Do(http.DefaultClient, r)
 	if err != nil {
 		return err.Error()
 	}
-	return fmt.Sprintln(answer.status, answer.header, answer.body)
+	return fmt.Sprintln(answer.Status, answer.Header, answer.Body)
 }
 
 // admin returns what the admin API says.

@@ -4,6 +4,8 @@ import (
 	"os"
 	"strings"
 	"testing"
+
+	"github.com/upstream-oauth2/caddy-upstream-oauth2/internal/caddytest"
 )
 
 // TestReadmeTables loads what README.md says to write for each way to prove the
@@ -34,7 +36,7 @@ func TestReadmeTables(t *testing.T) {
 				lines := strings.ReplaceAll(strings.ReplaceAll(columns[len(columns)-1], "<br>", "\n"), "`", "")
 				caddyfile := "http://127.0.0.1:8080 {\n\tupstream_oauth2 {\n\t\tissuer https://auth.partner.example\n" +
 					"client_id partner\n" + more + lines + "\n}\n}\n"
-				if err := validateCaddyfile(caddyfile); err != nil {
+				if err := caddytest.Validate(caddyfile); err != nil {
 					t.Errorf("%v, in\n%s", err, caddyfile)
 				}
 			})

@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/caddyserver/caddy/v2"
+	"github.com/upstream-oauth2/caddy-upstream-oauth2/internal/caddytest"
 )
 
 // TestReloadUnderLoadCostsNothing: unchanged settings keep their token, and
@@ -21,9 +21,9 @@ import (
 // the old one and closes what waits there, with or without this plugin.
 func TestReloadUnderLoadCostsNothing(t *testing.T) {
 	const reloads, callers = 20, 8
-	auth, api := newAuthServer(t), newAPIServer(t)
-	site := tracing + partnerSite
-	proxy := runCaddy(t, site)
+	auth, api := caddytest.NewAuthServer(t), caddytest.NewAPIServer(t)
+	site := caddytest.Tracing + caddytest.PartnerSite
+	proxy := caddytest.Run(t, site)
 
 	var (
 		calling sync.WaitGroup
@@ -33,13 +33,13 @@ func TestReloadUnderLoadCostsNothing(t *testing.T) {
 	for range callers {
 		calling.Go(func() {
 			for !stop.Load() {
-				answer, err := proxy.try(http.MethodGet, os.Getenv("SITE"), "/", nil)
+				answer, err := proxy.Try(http.MethodGet, os.Getenv("SITE"), "/", nil)
 				switch {
 				case err != nil:
-				case answer.status == http.StatusOK:
+				case answer.Status == http.StatusOK:
 					served.Add(1)
 				default:
-					t.Errorf("status %d: %s", answer.status, answer.body)
+					t.Errorf("status %d: %s", answer.Status, answer.Body)
 					return
 				}
 			}
@@ -47,23 +47,23 @@ func TestReloadUnderLoadCostsNothing(t *testing.T) {
 	}
 	for i := range reloads {
 		// Something else in the config changes each time.
-		proxy.reload(strings.Replace(site, "reverse_proxy", fmt.Sprintf("header X-Reload %d\n\treverse_proxy", i), 1))
+		proxy.Reload(strings.Replace(site, "reverse_proxy", fmt.Sprintf("header X-Reload %d\n\treverse_proxy", i), 1))
 		before := served.Load()
-		eventually(t, "requests were served after the reload", func() bool {
+		caddytest.Eventually(t, "requests were served after the reload", func() bool {
 			return served.Load() > before+callers || t.Failed()
 		})
 	}
 	stop.Store(true)
 	calling.Wait()
 
-	if entered := proxy.entered(); int64(entered) != served.Load() {
+	if entered := proxy.Entered(); int64(entered) != served.Load() {
 		t.Errorf("%d requests came to the handler, and %d were answered with 200", entered, served.Load())
 	}
-	if n := auth.count(); n != 1 {
+	if n := auth.Count(); n != 1 {
 		t.Errorf("%d token requests, want 1", n)
 	}
-	for _, r := range api.seen() {
-		if got := r.header.Get("Authorization"); got != "Bearer access-token-1" {
+	for _, r := range api.Seen() {
+		if got := r.Header.Get("Authorization"); got != "Bearer access-token-1" {
 			t.Fatalf("a request reached the API with Authorization %q", got)
 		}
 	}
@@ -73,39 +73,39 @@ func TestReloadUnderLoadCostsNothing(t *testing.T) {
 // leave a failing server alone.
 func TestReloadKeepsWhatWasLearned(t *testing.T) {
 	t.Run("a rotated refresh token", func(t *testing.T) {
-		auth := newAuthServer(t)
-		newAPIServer(t)
-		auth.answers(func(w http.ResponseWriter, r tokenRequest) {
-			say(w, http.StatusOK, fmt.Sprintf(`{"access_token":"T","expires_in":1,"refresh_token":"refresh-%d"}`, r.number))
+		auth := caddytest.NewAuthServer(t)
+		caddytest.NewAPIServer(t)
+		auth.Answers(func(w http.ResponseWriter, r caddytest.TokenRequest) {
+			caddytest.Say(w, http.StatusOK, fmt.Sprintf(`{"access_token":"T","expires_in":1,"refresh_token":"refresh-%d"}`, r.Number))
 		})
-		site := partnerSiteWith("grant refresh_token {\nrefresh_token configured\n}")
-		proxy := runCaddy(t, site)
-		proxy.want(http.StatusOK)
+		site := caddytest.PartnerSiteWith("grant refresh_token {\nrefresh_token configured\n}")
+		proxy := caddytest.Run(t, site)
+		proxy.Want(http.StatusOK)
 
-		proxy.reload(site)
-		eventually(t, "the token was renewed", func() bool {
-			proxy.want(http.StatusOK)
-			return auth.count() >= 2
+		proxy.Reload(site)
+		caddytest.Eventually(t, "the token was renewed", func() bool {
+			proxy.Want(http.StatusOK)
+			return auth.Count() >= 2
 		})
-		if got := auth.seen()[1].form.Get("refresh_token"); got != "refresh-1" {
+		if got := auth.Seen()[1].PostForm.Get("refresh_token"); got != "refresh-1" {
 			t.Errorf("the second token request has refresh token %q", got)
 		}
 	})
 	t.Run("backoff", func(t *testing.T) {
-		auth := newAuthServer(t)
-		newAPIServer(t)
-		auth.answers(func(w http.ResponseWriter, _ tokenRequest) {
+		auth := caddytest.NewAuthServer(t)
+		caddytest.NewAPIServer(t)
+		auth.Answers(func(w http.ResponseWriter, _ caddytest.TokenRequest) {
 			w.Header().Set("Retry-After", "300")
-			say(w, http.StatusServiceUnavailable, "")
+			caddytest.Say(w, http.StatusServiceUnavailable, "")
 		})
-		proxy := runCaddy(t, partnerSite)
-		proxy.want(http.StatusServiceUnavailable)
+		proxy := caddytest.Run(t, caddytest.PartnerSite)
+		proxy.Want(http.StatusServiceUnavailable)
 
 		for range 5 {
-			proxy.reload(partnerSite)
-			proxy.want(http.StatusServiceUnavailable)
+			proxy.Reload(caddytest.PartnerSite)
+			proxy.Want(http.StatusServiceUnavailable)
 		}
-		if n := auth.count(); n != 1 {
+		if n := auth.Count(); n != 1 {
 			t.Errorf("%d token requests, want 1", n)
 		}
 	})
@@ -113,30 +113,30 @@ func TestReloadKeepsWhatWasLearned(t *testing.T) {
 
 // TestChangedSettingsGiveANewToken at the reload that changes them.
 func TestChangedSettingsGiveANewToken(t *testing.T) {
-	auth, api := newAuthServer(t), newAPIServer(t)
-	path := secretFile(t, "from-the-file")
+	auth, api := caddytest.NewAuthServer(t), caddytest.NewAPIServer(t)
+	path := caddytest.SecretFile(t, "from-the-file")
 	t.Setenv("SECRET_FILE", path)
-	proxy := runCaddy(t, partnerSite)
-	proxy.want(http.StatusOK)
+	proxy := caddytest.Run(t, caddytest.PartnerSite)
+	proxy.Want(http.StatusOK)
 
 	changes := []struct {
 		name   string
 		site   string
 		secret string // that the token request has
 	}{
-		{"another secret", strings.Replace(partnerSite, "partner-secret\n", "other-secret\n", 1), "other-secret"},
-		{"the secret from a file", strings.Replace(partnerSite, "partner-secret\n", "{file.{$SECRET_FILE}}\n", 1), "from-the-file"},
-		{"another scope", partnerSiteWith("scope more"), "partner-secret"},
+		{"another secret", strings.Replace(caddytest.PartnerSite, "partner-secret\n", "other-secret\n", 1), "other-secret"},
+		{"the secret from a file", strings.Replace(caddytest.PartnerSite, "partner-secret\n", "{file.{$SECRET_FILE}}\n", 1), "from-the-file"},
+		{"another scope", caddytest.PartnerSiteWith("scope more"), "partner-secret"},
 	}
 	for i, change := range changes {
-		proxy.reload(change.site)
-		proxy.want(http.StatusOK)
+		proxy.Reload(change.site)
+		proxy.Want(http.StatusOK)
 
 		want := fmt.Sprintf("Bearer access-token-%d", i+2)
-		if got := api.lastAuthorization(t); got != want {
+		if got := api.LastAuthorization(t); got != want {
 			t.Errorf("%s: Authorization is %q, want %q", change.name, got, want)
 		}
-		seen := auth.seen()
+		seen := auth.Seen()
 		if _, secret, _ := seen[len(seen)-1].BasicAuth(); secret != change.secret {
 			t.Errorf("%s: the secret is %q, want %q", change.name, secret, change.secret)
 		}
@@ -146,86 +146,78 @@ func TestChangedSettingsGiveANewToken(t *testing.T) {
 // TestSecretFileRotatedBeforeAReloadGivesANewToken: the line in the config is
 // the same, what it stands for is not.
 func TestSecretFileRotatedBeforeAReloadGivesANewToken(t *testing.T) {
-	auth, api := newAuthServer(t), newAPIServer(t)
-	path := secretFile(t, "first-secret")
+	auth, api := caddytest.NewAuthServer(t), caddytest.NewAPIServer(t)
+	path := caddytest.SecretFile(t, "first-secret")
 	t.Setenv("SECRET_FILE", path)
-	site := strings.Replace(partnerSite, "partner-secret\n", "{file.{$SECRET_FILE}}\n", 1)
-	proxy := runCaddy(t, site)
-	proxy.want(http.StatusOK)
+	site := strings.Replace(caddytest.PartnerSite, "partner-secret\n", "{file.{$SECRET_FILE}}\n", 1)
+	proxy := caddytest.Run(t, site)
+	proxy.Want(http.StatusOK)
 
-	writeSecret(t, path, "second-secret")
-	proxy.reload(site)
-	proxy.want(http.StatusOK)
+	caddytest.WriteSecret(t, path, "second-secret")
+	proxy.Reload(site)
+	proxy.Want(http.StatusOK)
 
-	if got := api.lastAuthorization(t); got != "Bearer access-token-2" {
+	if got := api.LastAuthorization(t); got != "Bearer access-token-2" {
 		t.Errorf("Authorization is %q", got)
 	}
-	if _, secret, _ := auth.seen()[1].BasicAuth(); secret != "second-secret" {
+	if _, secret, _ := auth.Seen()[1].BasicAuth(); secret != "second-secret" {
 		t.Errorf("the secret is %q", secret)
 	}
 }
 
 // TestRefusedReloadLeavesTheRunningConfigAlone, with its token.
 func TestRefusedReloadLeavesTheRunningConfigAlone(t *testing.T) {
-	auth, api := newAuthServer(t), newAPIServer(t)
-	proxy := runCaddy(t, partnerSite)
-	proxy.want(http.StatusOK)
+	auth, api := caddytest.NewAuthServer(t), caddytest.NewAPIServer(t)
+	proxy := caddytest.Run(t, caddytest.PartnerSite)
+	proxy.Want(http.StatusOK)
 
-	config, _, err := adaptCaddyfile(inSurroundings(strings.Replace(partnerSite, "partner-secret\n", "{env.NOT_SET}\n", 1)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := caddy.Load(config, true); err == nil {
+	if err := proxy.TryReload(strings.Replace(caddytest.PartnerSite, "partner-secret\n", "{env.NOT_SET}\n", 1)); err == nil {
 		t.Fatal("a config with an unset environment variable loads")
 	}
 
-	proxy.want(http.StatusOK)
-	if got := api.lastAuthorization(t); got != "Bearer access-token-1" || auth.count() != 1 {
-		t.Errorf("Authorization is %q after %d token requests", got, auth.count())
+	proxy.Want(http.StatusOK)
+	if got := api.LastAuthorization(t); got != "Bearer access-token-1" || auth.Count() != 1 {
+		t.Errorf("Authorization is %q after %d token requests", got, auth.Count())
 	}
 }
 
 // TestRefusedConfigMakesNoTokenRequests: what it had joined before it was
 // refused goes on without it.
 func TestRefusedConfigMakesNoTokenRequests(t *testing.T) {
-	auth := newAuthServer(t)
-	newAPIServer(t)
-	auth.answers(issuing(time.Second))
-	proxy := runCaddy(t, partnerSite)
-	proxy.want(http.StatusOK)
+	auth := caddytest.NewAuthServer(t)
+	caddytest.NewAPIServer(t)
+	auth.Answers(caddytest.Issuing(time.Second))
+	proxy := caddytest.Run(t, caddytest.PartnerSite)
+	proxy.Want(http.StatusOK)
 
-	t.Setenv("LOG_FILE", proxy.logFile+".refused")
-	halfGood := strings.Replace(partnerSite, "reverse_proxy", refusedClient+"\treverse_proxy", 1)
-	config, _, err := adaptCaddyfile(inSurroundings(halfGood))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := caddy.Load(config, true); err == nil || !strings.Contains(err.Error(), `client "refused": client_secret: `) {
+	t.Setenv("LOG_FILE", proxy.LogFile+".refused")
+	halfGood := strings.Replace(caddytest.PartnerSite, "reverse_proxy", caddytest.RefusedClient+"\treverse_proxy", 1)
+	if err := proxy.TryReload(halfGood); err == nil || !strings.Contains(err.Error(), `client "refused": client_secret: `) {
 		t.Fatalf("the error is %v", err)
 	}
 
-	renewed := len(proxy.logged(logRenewed))
-	eventually(t, "the running config told of a renewal", func() bool {
-		proxy.want(http.StatusOK)
-		return len(proxy.logged(logRenewed)) > renewed
+	renewed := len(proxy.Logged(caddytest.LogRenewed))
+	caddytest.Eventually(t, "the running config told of a renewal", func() bool {
+		proxy.Want(http.StatusOK)
+		return len(proxy.Logged(caddytest.LogRenewed)) > renewed
 	})
 }
 
 // TestReloadGoesOnLoggingWhereTheNewConfigSays: what outlives a reload holds
 // nothing that the old config owned.
 func TestReloadGoesOnLoggingWhereTheNewConfigSays(t *testing.T) {
-	auth := newAuthServer(t)
-	newAPIServer(t)
-	auth.answers(issuing(time.Second))
-	proxy := runCaddy(t, partnerSite)
-	proxy.want(http.StatusOK)
+	auth := caddytest.NewAuthServer(t)
+	caddytest.NewAPIServer(t)
+	auth.Answers(caddytest.Issuing(time.Second))
+	proxy := caddytest.Run(t, caddytest.PartnerSite)
+	proxy.Want(http.StatusOK)
 
-	proxy.logFile += ".new"
-	t.Setenv("LOG_FILE", proxy.logFile)
-	proxy.reload(partnerSite)
+	proxy.LogFile += ".new"
+	t.Setenv("LOG_FILE", proxy.LogFile)
+	proxy.Reload(caddytest.PartnerSite)
 
-	eventually(t, "the new log told of a renewal", func() bool {
-		proxy.want(http.StatusOK)
-		return proxy.logged(logRenewed) != nil
+	caddytest.Eventually(t, "the new log told of a renewal", func() bool {
+		proxy.Want(http.StatusOK)
+		return proxy.Logged(caddytest.LogRenewed) != nil
 	})
 }

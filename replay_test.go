@@ -24,6 +24,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/upstream-oauth2/caddy-upstream-oauth2/internal/caddytest"
 )
 
 // In these tests the first token, access-token-1, is revoked behind Caddy's
@@ -78,55 +80,31 @@ func repeat(w http.ResponseWriter, r *http.Request) {
 	fmt.Fprintf(w, "%s %s %s", r.Method, r.RequestURI, body)
 }
 
-// attempts returns the tokens of the requests that have reached the API.
-func (a *apiServer) attempts() []string {
-	var tokens []string
-	for _, r := range a.seen() {
-		tokens = append(tokens, strings.TrimPrefix(r.header.Get("Authorization"), "Bearer "))
-	}
-	return tokens
-}
-
-// wantAttempts fails the test unless exactly these tokens have reached the API.
-func (a *apiServer) wantAttempts(t testing.TB, want ...string) {
-	t.Helper()
-	if got := a.attempts(); !slices.Equal(got, want) {
-		t.Errorf("the API saw %q, want %q", got, want)
-	}
-}
-
 // wantReplaced waits until the rejected token has been replaced, and fails the
 // test unless the next request has the new one.
-func (c *runningCaddy) wantReplaced(auth *authServer, api *apiServer) {
-	c.t.Helper()
-	eventually(c.t, "the token was replaced", func() bool {
-		c.get("/next", nil)
-		return api.lastAuthorization(c.t) == "Bearer access-token-2"
+func wantReplaced(t testing.TB, proxy *caddytest.Caddy, auth *caddytest.AuthServer, api *caddytest.APIServer) {
+	t.Helper()
+	caddytest.Eventually(t, "the token was replaced", func() bool {
+		proxy.Get("/next", nil)
+		return api.LastAuthorization(t) == "Bearer access-token-2"
 	})
-	if n := auth.count(); n != 2 {
-		c.t.Errorf("%d token requests, want 2", n)
+	if n := auth.Count(); n != 2 {
+		t.Errorf("%d token requests, want 2", n)
 	}
 }
 
-// newAPIServerFor is newAPIServer with another protocol: "h1", "h2" or "h2c".
-func newAPIServerFor(t testing.TB, protocol string) *apiServer {
+// newAPIServerFor is NewAPIServer with another protocol: "h1", "h2" or "h2c".
+func newAPIServerFor(t testing.TB, protocol string) *caddytest.APIServer {
 	t.Helper()
-	if protocol == "h1" {
-		return newAPIServer(t)
-	}
-	a := new(apiServer)
-	a.Server = httptest.NewUnstartedServer(a)
-	if protocol == "h2" {
-		a.EnableHTTP2 = true
-		a.StartTLS()
-	} else {
-		a.Config.Protocols = new(http.Protocols)
-		a.Config.Protocols.SetUnencryptedHTTP2(true)
-		a.Start()
-	}
-	t.Cleanup(a.Close)
-	t.Setenv("API", a.Listener.Addr().String())
-	return a
+	return caddytest.NewAPIServer(t, func(s *httptest.Server) {
+		switch protocol {
+		case "h2":
+			s.EnableHTTP2, s.TLS = true, new(tls.Config)
+		case "h2c":
+			s.Config.Protocols = new(http.Protocols)
+			s.Config.Protocols.SetUnencryptedHTTP2(true)
+		}
+	})
 }
 
 // tlsFiles names, in {$CERTIFICATE} and {$KEY}, a certificate for 127.0.0.1.
@@ -236,15 +214,15 @@ func TestRejectedTokenIsReplacedAndTheRequestReplayed(t *testing.T) {
 					if request.early {
 						skipRaceOfReverseProxy(t, to)
 					}
-					auth, api := newAuthServer(t), newAPIServerFor(t, to)
+					auth, api := caddytest.NewAuthServer(t), newAPIServerFor(t, to)
 					refusal := refuse
 					if request.early {
 						refusal = refuseEarly
 					}
-					api.answers(revokedFirst(refusal, repeat))
+					api.Answers(revokedFirst(refusal, repeat))
 					tlsFiles(t)
 					t.Setenv("UPSTREAM_LINES", map[string]string{"h1": "", "h2": "versions 2\ntls_insecure_skip_verify", "h2c": "versions h2c"}[to])
-					proxy := runCaddy(t, everyProtocol)
+					proxy := caddytest.Run(t, everyProtocol)
 
 					url := "http://" + os.Getenv("SITE")
 					if from == "h2" {
@@ -259,24 +237,24 @@ func TestRejectedTokenIsReplacedAndTheRequestReplayed(t *testing.T) {
 						t.Fatal(err)
 					}
 					maps.Copy(r.Header, request.header)
-					answer, err := tryWith(newCaller(t, from), r)
+					answer, err := caddytest.Do(newCaller(t, from), r)
 					if err != nil {
 						t.Fatal(err)
 					}
 
 					if request.rejected {
-						if answer.status != http.StatusUnauthorized {
-							t.Errorf("status %d, want the API's 401", answer.status)
+						if answer.Status != http.StatusUnauthorized {
+							t.Errorf("status %d, want the API's 401", answer.Status)
 						}
-						api.wantAttempts(t, "access-token-1")
-						proxy.wantReplaced(auth, api)
+						api.WantAttempts(t, "access-token-1")
+						wantReplaced(t, proxy, auth, api)
 						return
 					}
-					if want := request.method + " /orders?a=b " + request.text; answer.status != http.StatusOK || answer.body != want {
-						t.Errorf("%d %q, want %q", answer.status, answer.body, want)
+					if want := request.method + " /orders?a=b " + request.text; answer.Status != http.StatusOK || answer.Body != want {
+						t.Errorf("%d %q, want %q", answer.Status, answer.Body, want)
 					}
-					api.wantAttempts(t, "access-token-1", "access-token-2")
-					if n := auth.count(); n != 2 {
+					api.WantAttempts(t, "access-token-1", "access-token-2")
+					if n := auth.Count(); n != 2 {
 						t.Errorf("%d token requests, want 2", n)
 					}
 				})
@@ -294,17 +272,6 @@ func skipRaceOfReverseProxy(t *testing.T, to string) {
 	}
 }
 
-// tryWith sends a request with one's own client.
-func tryWith(client *http.Client, r *http.Request) (httpAnswer, error) {
-	resp, err := client.Do(r)
-	if err != nil {
-		return httpAnswer{}, err
-	}
-	defer resp.Body.Close()
-	body, err := io.ReadAll(resp.Body)
-	return httpAnswer{resp.StatusCode, resp.Header, string(body)}, err
-}
-
 // TestRejectionWhileTheCallerIsStillSending: the API says 401 to the first half
 // of the body, and gets both halves again.
 func TestRejectionWhileTheCallerIsStillSending(t *testing.T) {
@@ -313,15 +280,15 @@ func TestRejectionWhileTheCallerIsStillSending(t *testing.T) {
 			for name, size := range map[string]int64{"sized": 10, "chunked": -1} {
 				t.Run(from+" to "+to+", "+name, func(t *testing.T) {
 					skipRaceOfReverseProxy(t, to)
-					auth, api := newAuthServer(t), newAPIServerFor(t, to)
+					auth, api := caddytest.NewAuthServer(t), newAPIServerFor(t, to)
 					replayed := make(chan bool)
-					api.answers(revokedFirst(refuseEarly, func(w http.ResponseWriter, r *http.Request) {
+					api.Answers(revokedFirst(refuseEarly, func(w http.ResponseWriter, r *http.Request) {
 						close(replayed)
 						repeat(w, r)
 					}))
 					tlsFiles(t)
 					t.Setenv("UPSTREAM_LINES", map[string]string{"h1": "", "h2c": "versions h2c"}[to])
-					runCaddy(t, everyProtocol)
+					caddytest.Run(t, everyProtocol)
 
 					body, send := io.Pipe()
 					r, err := http.NewRequest("POST", "http://"+os.Getenv("SITE")+"/", body)
@@ -335,13 +302,13 @@ func TestRejectionWhileTheCallerIsStillSending(t *testing.T) {
 						_, _ = io.WriteString(send, "later")
 						_ = send.Close()
 					}()
-					answer, err := tryWith(newCaller(t, from), r)
+					answer, err := caddytest.Do(newCaller(t, from), r)
 
-					if err != nil || answer.body != "POST / firstlater" {
-						t.Errorf("the caller gets %d %q, %v", answer.status, answer.body, err)
+					if err != nil || answer.Body != "POST / firstlater" {
+						t.Errorf("the caller gets %d %q, %v", answer.Status, answer.Body, err)
 					}
-					api.wantAttempts(t, "access-token-1", "access-token-2")
-					if n := auth.count(); n != 2 {
+					api.WantAttempts(t, "access-token-1", "access-token-2")
+					if n := auth.Count(); n != 2 {
 						t.Errorf("%d token requests, want 2", n)
 					}
 				})
@@ -374,20 +341,20 @@ func TestNothingOfTheRejectionShows(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			newAuthServer(t)
-			api := newAPIServer(t)
-			api.answers(func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, "fine") })
-			proxy := runCaddy(t, partnerSite)
-			proxy.want(http.StatusOK)
-			resp, err := proxy.client.Get("http://" + os.Getenv("SITE"))
+			caddytest.NewAuthServer(t)
+			api := caddytest.NewAPIServer(t)
+			api.Answers(func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, "fine") })
+			proxy := caddytest.Run(t, caddytest.PartnerSite)
+			proxy.Want(http.StatusOK)
+			resp, err := proxy.Client.Get("http://" + os.Getenv("SITE"))
 			if err != nil {
 				t.Fatal(err)
 			}
 			resp.Body.Close()
 			plain := resp.Header
 
-			api.answers(revokedFirst(refuse, func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, "fine") }))
-			resp, err = proxy.client.Get("http://" + os.Getenv("SITE"))
+			api.Answers(revokedFirst(refuse, func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, "fine") }))
+			resp, err = proxy.Client.Get("http://" + os.Getenv("SITE"))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -421,8 +388,8 @@ func (w flushing) Write(p []byte) (int, error) {
 // TestEarlyHintsPass from both attempts, and the rejection's own fields
 // stay behind.
 func TestEarlyHintsPass(t *testing.T) {
-	newAuthServer(t)
-	api := newAPIServer(t)
+	caddytest.NewAuthServer(t)
+	api := caddytest.NewAPIServer(t)
 	hint := func(link string, then http.HandlerFunc) http.HandlerFunc {
 		return func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Link", link)
@@ -431,8 +398,8 @@ func TestEarlyHintsPass(t *testing.T) {
 			then(w, r)
 		}
 	}
-	api.answers(revokedFirst(hint("</first.css>", refuse), hint("</second.css>", repeat)))
-	proxy := runCaddy(t, partnerSite)
+	api.Answers(revokedFirst(hint("</first.css>", refuse), hint("</second.css>", repeat)))
+	proxy := caddytest.Run(t, caddytest.PartnerSite)
 
 	var hints []string
 	ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{
@@ -445,17 +412,17 @@ func TestEarlyHintsPass(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	answer, err := tryWith(proxy.client, r)
+	answer, err := caddytest.Do(proxy.Client, r)
 
-	if err != nil || answer.status != http.StatusOK {
-		t.Fatalf("status %d, %v", answer.status, err)
+	if err != nil || answer.Status != http.StatusOK {
+		t.Fatalf("status %d, %v", answer.Status, err)
 	}
 	if want := []string{"103 </first.css>", "103 </second.css>"}; !slices.Equal(hints, want) {
 		t.Errorf("the hints are %q, want %q", hints, want)
 	}
 	for _, name := range []string{"Link", "X-Rejected", "Www-Authenticate"} {
-		if answer.header[name] != nil {
-			t.Errorf("%s is in the answer: %q", name, answer.header[name])
+		if answer.Header[name] != nil {
+			t.Errorf("%s is in the answer: %q", name, answer.Header[name])
 		}
 	}
 }
@@ -464,9 +431,9 @@ func TestEarlyHintsPass(t *testing.T) {
 func TestTrailersPass(t *testing.T) {
 	for _, protocol := range []string{"h1", "h2c"} {
 		t.Run(protocol, func(t *testing.T) {
-			newAuthServer(t)
+			caddytest.NewAuthServer(t)
 			api := newAPIServerFor(t, protocol)
-			api.answers(revokedFirst(refuse, func(w http.ResponseWriter, r *http.Request) {
+			api.Answers(revokedFirst(refuse, func(w http.ResponseWriter, r *http.Request) {
 				w.Header().Set("Trailer", "X-Announced")
 				repeat(w, r)
 				w.Header().Set("X-Announced", r.Trailer.Get("X-Checksum"))
@@ -474,7 +441,7 @@ func TestTrailersPass(t *testing.T) {
 			}))
 			tlsFiles(t)
 			t.Setenv("UPSTREAM_LINES", map[string]string{"h1": "", "h2c": "versions h2c"}[protocol])
-			runCaddy(t, everyProtocol)
+			caddytest.Run(t, everyProtocol)
 
 			r, err := http.NewRequest("POST", "http://"+os.Getenv("SITE"), io.MultiReader(strings.NewReader("body")))
 			if err != nil {
@@ -497,7 +464,7 @@ func TestTrailersPass(t *testing.T) {
 			if got := resp.Trailer.Get("X-Sudden"); got != "at the end" {
 				t.Errorf("the trailer that was not announced is %q", got)
 			}
-			api.wantAttempts(t, "access-token-1", "access-token-2")
+			api.WantAttempts(t, "access-token-1", "access-token-2")
 		})
 	}
 }
@@ -507,10 +474,10 @@ func TestTrailersPass(t *testing.T) {
 func TestEventsAreFlushedPromptly(t *testing.T) {
 	for _, protocol := range []string{"h1", "h2c"} {
 		t.Run(protocol, func(t *testing.T) {
-			newAuthServer(t)
+			caddytest.NewAuthServer(t)
 			api := newAPIServerFor(t, protocol)
 			received := make(chan bool)
-			api.answers(revokedFirst(refuse, func(w http.ResponseWriter, r *http.Request) {
+			api.Answers(revokedFirst(refuse, func(w http.ResponseWriter, r *http.Request) {
 				w.Header().Set("Content-Type", "text/event-stream")
 				for i := range 3 {
 					fmt.Fprintf(w, "data: %d\n\n", i)
@@ -524,7 +491,7 @@ func TestEventsAreFlushedPromptly(t *testing.T) {
 			}))
 			tlsFiles(t)
 			t.Setenv("UPSTREAM_LINES", map[string]string{"h1": "", "h2c": "versions h2c"}[protocol])
-			runCaddy(t, everyProtocol)
+			caddytest.Run(t, everyProtocol)
 
 			resp, err := newCaller(t, protocol).Get("http://" + os.Getenv("SITE"))
 			if err != nil {
@@ -565,8 +532,8 @@ func upgrade(t testing.TB) (net.Conn, *bufio.Reader, *http.Response) {
 
 // TestUpgradeIsNeverReplayed, but the next one has a new token, and goes through.
 func TestUpgradeIsNeverReplayed(t *testing.T) {
-	auth, api := newAuthServer(t), newAPIServer(t)
-	api.answers(revokedFirst(refuse, func(w http.ResponseWriter, r *http.Request) {
+	auth, api := caddytest.NewAuthServer(t), caddytest.NewAPIServer(t)
+	api.Answers(revokedFirst(refuse, func(w http.ResponseWriter, r *http.Request) {
 		connection, buffer, err := http.NewResponseController(w).Hijack()
 		if err != nil {
 			return // the request that waits for the token
@@ -578,15 +545,15 @@ func TestUpgradeIsNeverReplayed(t *testing.T) {
 		_, _ = buffer.WriteString("echo " + line)
 		_ = buffer.Flush()
 	}))
-	proxy := runCaddy(t, partnerSite)
+	proxy := caddytest.Run(t, caddytest.PartnerSite)
 
 	_, _, resp := upgrade(t)
 	body, _ := io.ReadAll(resp.Body)
 	if resp.StatusCode != http.StatusUnauthorized || string(body) != refusal {
 		t.Errorf("the caller gets %d %q, want the API's 401", resp.StatusCode, body)
 	}
-	api.wantAttempts(t, "access-token-1")
-	proxy.awaitLog(logRenewed)
+	api.WantAttempts(t, "access-token-1")
+	proxy.AwaitLog(caddytest.LogRenewed)
 
 	connection, reader, resp := upgrade(t)
 	if resp.StatusCode != http.StatusSwitchingProtocols {
@@ -596,8 +563,8 @@ func TestUpgradeIsNeverReplayed(t *testing.T) {
 	if line, err := reader.ReadString('\n'); line != "echo hello\n" {
 		t.Errorf("over the upgraded connection came %q, %v", line, err)
 	}
-	api.wantAttempts(t, "access-token-1", "access-token-2")
-	if n := auth.count(); n != 2 {
+	api.WantAttempts(t, "access-token-1", "access-token-2")
+	if n := auth.Count(); n != 2 {
 		t.Errorf("%d token requests, want 2", n)
 	}
 }
@@ -650,22 +617,22 @@ func TestReplacedWithoutAReplay(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			auth, api := newAuthServer(t), newAPIServer(t)
-			api.answers(revokedFirst(test.refuse, repeat))
-			proxy := runCaddy(t, strings.Replace(partnerSiteWith(test.lines), "reverse_proxy {$API}", cmp.Or(test.behind, "reverse_proxy {$API}"), 1))
+			auth, api := caddytest.NewAuthServer(t), caddytest.NewAPIServer(t)
+			api.Answers(revokedFirst(test.refuse, repeat))
+			proxy := caddytest.Run(t, strings.Replace(caddytest.PartnerSiteWith(test.lines), "reverse_proxy {$API}", cmp.Or(test.behind, "reverse_proxy {$API}"), 1))
 
 			r, err := http.NewRequest(test.method, "http://"+os.Getenv("SITE"), strings.NewReader(test.body))
 			if err != nil {
 				t.Fatal(err)
 			}
 			maps.Copy(r.Header, test.header)
-			answer, err := tryWith(proxy.client, r)
+			answer, err := caddytest.Do(proxy.Client, r)
 
-			if err != nil || answer.status != http.StatusUnauthorized || answer.body != test.want {
-				t.Errorf("the caller gets %d and %d bytes, %v, want 401 and %d", answer.status, len(answer.body), err, len(test.want))
+			if err != nil || answer.Status != http.StatusUnauthorized || answer.Body != test.want {
+				t.Errorf("the caller gets %d and %d bytes, %v, want 401 and %d", answer.Status, len(answer.Body), err, len(test.want))
 			}
-			api.wantAttempts(t, "access-token-1")
-			proxy.wantReplaced(auth, api)
+			api.WantAttempts(t, "access-token-1")
+			wantReplaced(t, proxy, auth, api)
 		})
 	}
 }
@@ -728,9 +695,9 @@ func TestRejectionIsReleasedAsTheAPISentIt(t *testing.T) {
 	for _, test := range tests {
 		for _, protocol := range []string{"h1", "h2c"} {
 			t.Run(test.name+", over "+protocol, func(t *testing.T) {
-				auth, api := newAuthServer(t), newAPIServer(t)
-				api.answers(test.refuse)
-				runCaddy(t, protocols+partnerSite+strings.NewReplacer("{$SITE}", "{$OTHER_SITE}", "upstream_oauth2 partner {", "upstream_oauth2 other {\nreplay off\n").Replace(partnerSite))
+				auth, api := caddytest.NewAuthServer(t), caddytest.NewAPIServer(t)
+				api.Answers(test.refuse)
+				caddytest.Run(t, protocols+caddytest.PartnerSite+strings.NewReplacer("{$SITE}", "{$OTHER_SITE}", "upstream_oauth2 partner {", "upstream_oauth2 other {\nreplay off\n").Replace(caddytest.PartnerSite))
 				caller := newCaller(t, protocol)
 
 				fetch := func(site string) (*http.Response, string) {
@@ -763,7 +730,7 @@ func TestRejectionIsReleasedAsTheAPISentIt(t *testing.T) {
 						t.Errorf("the trailers are %q, and were %q", got.Trailer, want.Trailer)
 					}
 				}
-				if n := auth.count(); n > 2+2 {
+				if n := auth.Count(); n > 2+2 {
 					t.Errorf("%d token requests for two clients", n)
 				}
 			})
@@ -806,8 +773,8 @@ func TestWhatIsARejection(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			auth, api := newAuthServer(t), newAPIServer(t)
-			api.answers(func(w http.ResponseWriter, r *http.Request) {
+			auth, api := caddytest.NewAuthServer(t), caddytest.NewAPIServer(t)
+			api.Answers(func(w http.ResponseWriter, r *http.Request) {
 				if strings.HasSuffix(r.Header.Get("Authorization"), " access-token-1") {
 					if test.challenges != nil {
 						w.Header()["Www-Authenticate"] = test.challenges
@@ -818,21 +785,21 @@ func TestWhatIsARejection(t *testing.T) {
 				}
 				_, _ = io.WriteString(w, "fine")
 			})
-			proxy := runCaddy(t, partnerSiteWith(test.lines))
+			proxy := caddytest.Run(t, caddytest.PartnerSiteWith(test.lines))
 
-			answer := proxy.get("/", nil)
+			answer := proxy.Get("/", nil)
 
 			status, body, requests := test.status, refusal, 1
 			if test.rejection {
 				status, body, requests = http.StatusOK, "fine", 2
 			}
-			if answer.status != status || answer.body != body {
-				t.Errorf("the caller gets %d %q, want %d %q", answer.status, answer.body, status, body)
+			if answer.Status != status || answer.Body != body {
+				t.Errorf("the caller gets %d %q, want %d %q", answer.Status, answer.Body, status, body)
 			}
-			if n := auth.count(); n != requests {
+			if n := auth.Count(); n != requests {
 				t.Errorf("%d token requests, want %d", n, requests)
 			}
-			if n := len(api.seen()); n != requests {
+			if n := len(api.Seen()); n != requests {
 				t.Errorf("%d requests reached the API, want %d", n, requests)
 			}
 		})
@@ -844,33 +811,33 @@ func TestWhatIsARejection(t *testing.T) {
 func TestSecondRejectionIsTheAnswer(t *testing.T) {
 	for _, method := range []string{"GET", "HEAD", "POST"} {
 		t.Run(method, func(t *testing.T) {
-			auth, api := newAuthServer(t), newAPIServer(t)
-			api.answers(func(w http.ResponseWriter, r *http.Request) {
+			auth, api := caddytest.NewAuthServer(t), caddytest.NewAPIServer(t)
+			api.Answers(func(w http.ResponseWriter, r *http.Request) {
 				token := strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer ")
 				w.Header().Set("WWW-Authenticate", "Bearer realm="+token)
 				w.Header().Set("X-"+token, "1")
 				w.WriteHeader(http.StatusUnauthorized)
 				_, _ = io.WriteString(w, "no "+token)
 			})
-			proxy := runCaddy(t, partnerSite)
+			proxy := caddytest.Run(t, caddytest.PartnerSite)
 
-			answer := proxy.send(method, os.Getenv("SITE"), "/", nil)
+			answer := proxy.Send(method, os.Getenv("SITE"), "/", nil)
 
 			body := "no access-token-2"
 			if method == "HEAD" {
 				body = ""
 			}
-			if answer.status != http.StatusUnauthorized || answer.body != body {
-				t.Errorf("the caller gets %d %q, want 401 %q", answer.status, answer.body, body)
+			if answer.Status != http.StatusUnauthorized || answer.Body != body {
+				t.Errorf("the caller gets %d %q, want 401 %q", answer.Status, answer.Body, body)
 			}
-			if got := answer.header.Values("WWW-Authenticate"); !slices.Equal(got, []string{"Bearer realm=access-token-2"}) {
+			if got := answer.Header.Values("WWW-Authenticate"); !slices.Equal(got, []string{"Bearer realm=access-token-2"}) {
 				t.Errorf("WWW-Authenticate is %q", got)
 			}
-			if answer.header.Get("X-Access-Token-1") != "" || answer.header.Get("X-Access-Token-2") == "" {
-				t.Errorf("the header is a mixture: %q", answer.header)
+			if answer.Header.Get("X-Access-Token-1") != "" || answer.Header.Get("X-Access-Token-2") == "" {
+				t.Errorf("the header is a mixture: %q", answer.Header)
 			}
-			api.wantAttempts(t, "access-token-1", "access-token-2")
-			if n := auth.count(); n != 2 {
+			api.WantAttempts(t, "access-token-1", "access-token-2")
+			if n := auth.Count(); n != 2 {
 				t.Errorf("%d token requests, want 2", n)
 			}
 		})
@@ -1036,13 +1003,13 @@ func TestReplayRunsThroughOtherHandlers(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			auth, api := newAuthServer(t), newAPIServer(t)
-			api.answers(revokedFirst(refuse, func(w http.ResponseWriter, r *http.Request) {
+			auth, api := caddytest.NewAuthServer(t), caddytest.NewAPIServer(t)
+			api.Answers(revokedFirst(refuse, func(w http.ResponseWriter, r *http.Request) {
 				w.Header().Set("Content-Type", "text/plain")
 				repeat(w, r)
 			}))
-			t.Setenv("DEAD", freeAddress(t))
-			proxy := runCaddy(t, namedRoute+strings.Replace(partnerSite, "reverse_proxy {$API}", test.site, 1))
+			t.Setenv("DEAD", caddytest.FreeAddress(t))
+			proxy := caddytest.Run(t, namedRoute+strings.Replace(caddytest.PartnerSite, "reverse_proxy {$API}", test.site, 1))
 
 			body := "body"
 			if test.empty {
@@ -1053,23 +1020,23 @@ func TestReplayRunsThroughOtherHandlers(t *testing.T) {
 				t.Fatal(err)
 			}
 			maps.Copy(r.Header, test.header)
-			answer, err := tryWith(proxy.client, r)
+			answer, err := caddytest.Do(proxy.Client, r)
 
-			if err != nil || answer.status != http.StatusOK || answer.body != test.want {
-				t.Errorf("the caller gets %d %q, %v, want %q", answer.status, answer.body, err, test.want)
+			if err != nil || answer.Status != http.StatusOK || answer.Body != test.want {
+				t.Errorf("the caller gets %d %q, %v, want %q", answer.Status, answer.Body, err, test.want)
 			}
 			for name, values := range test.wants {
-				if got := answer.header[name]; !slices.Equal(got, values) {
+				if got := answer.Header[name]; !slices.Equal(got, values) {
 					t.Errorf("%s is %q, want %q", name, got, values)
 				}
 			}
 			for _, name := range []string{"Set-Cookie", "Www-Authenticate", "X-Rejected"} {
-				if answer.header[name] != nil {
-					t.Errorf("the rejection's %s shows: %q", name, answer.header[name])
+				if answer.Header[name] != nil {
+					t.Errorf("the rejection's %s shows: %q", name, answer.Header[name])
 				}
 			}
-			api.wantAttempts(t, "access-token-1", "access-token-2")
-			if n := auth.count(); n != 2 {
+			api.WantAttempts(t, "access-token-1", "access-token-2")
+			if n := auth.Count(); n != 2 {
 				t.Errorf("%d token requests, want 2", n)
 			}
 		})
@@ -1082,9 +1049,9 @@ func TestFieldsSetAhead(t *testing.T) {
 	for n := range 12 {
 		for _, values := range [][]string{{"a"}, {"a", "b"}} {
 			t.Run(fmt.Sprint(n, " fields with the values ", values), func(t *testing.T) {
-				newAuthServer(t)
-				api := newAPIServer(t)
-				api.answers(revokedFirst(refuse, repeat))
+				caddytest.NewAuthServer(t)
+				api := caddytest.NewAPIServer(t)
+				api.Answers(revokedFirst(refuse, repeat))
 				var ahead, behind strings.Builder
 				want := make(http.Header)
 				for i := range n {
@@ -1095,15 +1062,15 @@ func TestFieldsSetAhead(t *testing.T) {
 					}
 					fmt.Fprintf(&behind, "header %s ^ !\n", name)
 				}
-				proxy := runCaddy(t, strings.Replace(partnerSite, "reverse_proxy {$API}", ahead.String()+"route {\n"+behind.String()+"reverse_proxy {$API}\n}", 1))
+				proxy := caddytest.Run(t, strings.Replace(caddytest.PartnerSite, "reverse_proxy {$API}", ahead.String()+"route {\n"+behind.String()+"reverse_proxy {$API}\n}", 1))
 
-				answer := proxy.get("/", nil)
+				answer := proxy.Get("/", nil)
 
-				maps.DeleteFunc(answer.header, func(name string, _ []string) bool { return !strings.HasPrefix(name, "X-") })
-				if !maps.EqualFunc(answer.header, want, slices.Equal) {
-					t.Errorf("the header is %q, want %q", answer.header, want)
+				maps.DeleteFunc(answer.Header, func(name string, _ []string) bool { return !strings.HasPrefix(name, "X-") })
+				if !maps.EqualFunc(answer.Header, want, slices.Equal) {
+					t.Errorf("the header is %q, want %q", answer.Header, want)
 				}
-				api.wantAttempts(t, "access-token-1", "access-token-2")
+				api.WantAttempts(t, "access-token-1", "access-token-2")
 			})
 		}
 	}
@@ -1111,23 +1078,23 @@ func TestFieldsSetAhead(t *testing.T) {
 
 // TestReplayWithTheTokenInTheQuery has one token in it each time.
 func TestReplayWithTheTokenInTheQuery(t *testing.T) {
-	newAuthServer(t)
-	api := newAPIServer(t)
-	api.answers(func(w http.ResponseWriter, r *http.Request) {
+	caddytest.NewAuthServer(t)
+	api := caddytest.NewAPIServer(t)
+	api.Answers(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Query().Get("access_token") == "access-token-1" {
 			refuse(w, r)
 			return
 		}
 		_, _ = io.WriteString(w, r.RequestURI)
 	})
-	proxy := runCaddy(t, strings.Replace(partnerSiteWith("inject query access_token"), "reverse_proxy {$API}", "handle_path /api/* {\nreverse_proxy {$API}\n}", 1))
+	proxy := caddytest.Run(t, strings.Replace(caddytest.PartnerSiteWith("inject query access_token"), "reverse_proxy {$API}", "handle_path /api/* {\nreverse_proxy {$API}\n}", 1))
 
-	answer := proxy.get("/api/orders?a=1&access_token=own", nil)
+	answer := proxy.Get("/api/orders?a=1&access_token=own", nil)
 
-	if want := "/orders?a=1&access_token=access-token-2"; answer.body != want {
-		t.Errorf("the API sees %s, want %s", answer.body, want)
+	if want := "/orders?a=1&access_token=access-token-2"; answer.Body != want {
+		t.Errorf("the API sees %s, want %s", answer.Body, want)
 	}
-	if first := api.seen()[0].uri; first != "/orders?a=1&access_token=access-token-1" {
+	if first := api.Seen()[0].URI; first != "/orders?a=1&access_token=access-token-1" {
 		t.Errorf("at first the API saw %s", first)
 	}
 }
@@ -1135,22 +1102,22 @@ func TestReplayWithTheTokenInTheQuery(t *testing.T) {
 // TestBrokenRejection: the API breaks off in the middle of its 401. The caller
 // may see that, but the token is replaced all the same.
 func TestBrokenRejection(t *testing.T) {
-	auth, api := newAuthServer(t), newAPIServer(t)
-	api.answers(revokedFirst(func(w http.ResponseWriter, _ *http.Request) {
+	auth, api := caddytest.NewAuthServer(t), caddytest.NewAPIServer(t)
+	api.Answers(revokedFirst(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Length", "1000")
 		w.WriteHeader(http.StatusUnauthorized)
 		_, _ = io.WriteString(flushing{w}, refusal)
 		panic(http.ErrAbortHandler)
 	}, repeat))
-	proxy := runCaddy(t, partnerSite)
+	proxy := caddytest.Run(t, caddytest.PartnerSite)
 
-	_, _ = proxy.try("GET", os.Getenv("SITE"), "/", nil)
+	_, _ = proxy.Try("GET", os.Getenv("SITE"), "/", nil)
 
-	eventually(t, "the token was replaced", func() bool {
-		answer, err := proxy.try("GET", os.Getenv("SITE"), "/", nil)
-		return err == nil && answer.status == http.StatusOK
+	caddytest.Eventually(t, "the token was replaced", func() bool {
+		answer, err := proxy.Try("GET", os.Getenv("SITE"), "/", nil)
+		return err == nil && answer.Status == http.StatusOK
 	})
-	if n := auth.count(); n != 2 {
+	if n := auth.Count(); n != 2 {
 		t.Errorf("%d token requests, want 2", n)
 	}
 }
@@ -1159,7 +1126,7 @@ func TestBrokenRejection(t *testing.T) {
 // request goes no further, and the token is replaced for the others.
 func TestCallersWhoHangUp(t *testing.T) {
 	// leave sends a request and hangs up once the channel is closed.
-	leave := func(t *testing.T, proxy *runningCaddy, body io.Reader, when <-chan bool) {
+	leave := func(t *testing.T, proxy *caddytest.Caddy, body io.Reader, when <-chan bool) {
 		t.Helper()
 		ctx, hangUp := context.WithCancel(t.Context())
 		r, err := http.NewRequestWithContext(ctx, "POST", "http://"+os.Getenv("SITE"), body)
@@ -1170,41 +1137,41 @@ func TestCallersWhoHangUp(t *testing.T) {
 			<-when
 			hangUp()
 		}()
-		if answer, err := tryWith(proxy.client, r); err == nil {
-			t.Errorf("the caller got %d %q before it hung up", answer.status, answer.body)
+		if answer, err := caddytest.Do(proxy.Client, r); err == nil {
+			t.Errorf("the caller got %d %q before it hung up", answer.Status, answer.Body)
 		}
 	}
 
 	t.Run("while the token is replaced", func(t *testing.T) {
-		auth, api := newAuthServer(t), newAPIServer(t)
-		api.answers(revokedFirst(refuse, repeat))
+		auth, api := caddytest.NewAuthServer(t), caddytest.NewAPIServer(t)
+		api.Answers(revokedFirst(refuse, repeat))
 		replacing, done := make(chan bool), make(chan bool)
-		auth.answers(func(w http.ResponseWriter, r tokenRequest) {
-			if r.number == 2 {
+		auth.Answers(func(w http.ResponseWriter, r caddytest.TokenRequest) {
+			if r.Number == 2 {
 				close(replacing)
 				<-done
 			}
-			issuing(time.Hour)(w, r)
+			caddytest.Issuing(time.Hour)(w, r)
 		})
-		proxy := runCaddy(t, strings.Replace(partnerSite, "upstream_oauth2", "log\nupstream_oauth2", 1))
+		proxy := caddytest.Run(t, strings.Replace(caddytest.PartnerSite, "upstream_oauth2", "log\nupstream_oauth2", 1))
 
 		leave(t, proxy, strings.NewReader("body"), replacing)
-		proxy.awaitLog("handled request")
+		proxy.AwaitLog("handled request")
 		close(done)
 
-		proxy.wantReplaced(auth, api)
-		for _, r := range api.seen()[1:] {
-			if r.method == "POST" {
+		wantReplaced(t, proxy, auth, api)
+		for _, r := range api.Seen()[1:] {
+			if r.Method == "POST" {
 				t.Error("the request went out again though nobody waits for it")
 			}
 		}
 	})
 
 	t.Run("while the API works on the replay", func(t *testing.T) {
-		auth, api := newAuthServer(t), newAPIServer(t)
+		auth, api := caddytest.NewAuthServer(t), caddytest.NewAPIServer(t)
 		working, gone := make(chan bool), make(chan bool)
 		var once sync.Once
-		api.answers(revokedFirst(refuse, func(w http.ResponseWriter, r *http.Request) {
+		api.Answers(revokedFirst(refuse, func(w http.ResponseWriter, r *http.Request) {
 			if r.Method != "POST" {
 				repeat(w, r)
 				return
@@ -1214,19 +1181,19 @@ func TestCallersWhoHangUp(t *testing.T) {
 			<-r.Context().Done()
 			close(gone)
 		}))
-		proxy := runCaddy(t, partnerSite)
+		proxy := caddytest.Run(t, caddytest.PartnerSite)
 
 		leave(t, proxy, strings.NewReader("body"), working)
 
 		<-gone // the API learns of it
-		proxy.wantReplaced(auth, api)
+		wantReplaced(t, proxy, auth, api)
 	})
 
 	t.Run("while it sends the body, after the rejection", func(t *testing.T) {
-		auth, api := newAuthServer(t), newAPIServer(t)
+		auth, api := caddytest.NewAuthServer(t), caddytest.NewAPIServer(t)
 		replayed := make(chan bool)
 		broken := make(chan error, 1)
-		api.answers(revokedFirst(refuseEarly, func(w http.ResponseWriter, r *http.Request) {
+		api.Answers(revokedFirst(refuseEarly, func(w http.ResponseWriter, r *http.Request) {
 			if r.Method != "POST" {
 				repeat(w, r)
 				return
@@ -1235,7 +1202,7 @@ func TestCallersWhoHangUp(t *testing.T) {
 			_, err := io.ReadAll(r.Body)
 			broken <- err
 		}))
-		proxy := runCaddy(t, partnerSite)
+		proxy := caddytest.Run(t, caddytest.PartnerSite)
 		body, send := io.Pipe()
 		go func() {
 			_, _ = io.WriteString(send, "half of it")
@@ -1248,7 +1215,7 @@ func TestCallersWhoHangUp(t *testing.T) {
 		if err := <-broken; err == nil {
 			t.Error("the API took half a body for a whole one")
 		}
-		proxy.wantReplaced(auth, api)
+		wantReplaced(t, proxy, auth, api)
 	})
 }
 
@@ -1257,18 +1224,18 @@ func TestCallersWhoHangUp(t *testing.T) {
 // one, which is there already.
 func TestRefreshThatKillsTheOldToken(t *testing.T) {
 	const callers = 50
-	auth, api := newAuthServer(t), newAPIServer(t)
+	auth, api := caddytest.NewAuthServer(t), caddytest.NewAPIServer(t)
 	var current atomic.Value // the only token that is valid
 	current.Store("none")
-	auth.answers(func(w http.ResponseWriter, r tokenRequest) {
-		token, life := fmt.Sprintf("access-token-%d", r.number), time.Hour
-		if r.number == 1 {
+	auth.Answers(func(w http.ResponseWriter, r caddytest.TokenRequest) {
+		token, life := fmt.Sprintf("access-token-%d", r.Number), time.Hour
+		if r.Number == 1 {
 			life = 20 * time.Second // renewed after a tenth of it
 		}
 		current.Store(token)
-		say(w, http.StatusOK, fmt.Sprintf(`{"access_token":%q,"refresh_token":"r","expires_in":%v}`, token, life.Seconds()))
+		caddytest.Say(w, http.StatusOK, fmt.Sprintf(`{"access_token":%q,"refresh_token":"r","expires_in":%v}`, token, life.Seconds()))
 	})
-	api.answers(func(w http.ResponseWriter, r *http.Request) {
+	api.Answers(func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("Authorization") == "Bearer access-token-1" { // in flight until it is renewed
 			for current.Load() == "access-token-1" && r.Context().Err() == nil {
 				time.Sleep(time.Millisecond)
@@ -1280,21 +1247,21 @@ func TestRefreshThatKillsTheOldToken(t *testing.T) {
 		}
 		repeat(w, r)
 	})
-	proxy := runCaddy(t, partnerSiteWith("refresh_ahead 90%\ngrant refresh_token {\nrefresh_token first\n}"))
+	proxy := caddytest.Run(t, caddytest.PartnerSiteWith("refresh_ahead 90%\ngrant refresh_token {\nrefresh_token first\n}"))
 
 	statuses := together(callers, func(int) int {
 		r, _ := http.NewRequest("POST", "http://"+os.Getenv("SITE"), strings.NewReader("body"))
-		answer, err := tryWith(proxy.client, r)
-		if err != nil || answer.body != "POST / body" {
+		answer, err := caddytest.Do(proxy.Client, r)
+		if err != nil || answer.Body != "POST / body" {
 			return 0
 		}
-		return answer.status
+		return answer.Status
 	})
 
 	if want := map[int]int{http.StatusOK: callers}; !maps.Equal(statuses, want) {
 		t.Errorf("callers by status: %v, want %v", statuses, want)
 	}
-	if n := auth.count(); n != 2 {
+	if n := auth.Count(); n != 2 {
 		t.Errorf("%d token requests, want 2: the first and its renewal", n)
 	}
 }
@@ -1316,17 +1283,17 @@ func together[T comparable](n int, call func(int) T) map[T]int {
 // once.
 func TestRevokedTokenUnderLoad(t *testing.T) {
 	const callers, requests = 40, 20
-	auth, api := newAuthServer(t), newAPIServer(t)
+	auth, api := caddytest.NewAuthServer(t), caddytest.NewAPIServer(t)
 	var revoked atomic.Bool
-	api.answers(func(w http.ResponseWriter, r *http.Request) {
+	api.Answers(func(w http.ResponseWriter, r *http.Request) {
 		if revoked.Load() && r.Header.Get("Authorization") == "Bearer access-token-1" {
 			refuse(w, r)
 			return
 		}
 		repeat(w, r)
 	})
-	proxy := runCaddy(t, partnerSite)
-	proxy.want(http.StatusOK)
+	proxy := caddytest.Run(t, caddytest.PartnerSite)
+	proxy.Want(http.StatusOK)
 
 	var sent atomic.Int64
 	failures := together(callers, func(caller int) string {
@@ -1339,9 +1306,9 @@ func TestRevokedTokenUnderLoad(t *testing.T) {
 				method, body = "POST", fmt.Sprintf("body %d of %d", i, caller)
 			}
 			r, _ := http.NewRequest(method, "http://"+os.Getenv("SITE"), strings.NewReader(body))
-			answer, err := tryWith(proxy.client, r)
-			if want := method + " / " + body; err != nil || answer.status != http.StatusOK || answer.body != want {
-				return fmt.Sprintf("%d %q %v, want %q", answer.status, answer.body, err, want)
+			answer, err := caddytest.Do(proxy.Client, r)
+			if want := method + " / " + body; err != nil || answer.Status != http.StatusOK || answer.Body != want {
+				return fmt.Sprintf("%d %q %v, want %q", answer.Status, answer.Body, err, want)
 			}
 		}
 		return ""
@@ -1351,10 +1318,10 @@ func TestRevokedTokenUnderLoad(t *testing.T) {
 	for failure, n := range failures {
 		t.Errorf("%d callers got %s", n, failure)
 	}
-	if n := auth.count(); n != 2 {
+	if n := auth.Count(); n != 2 {
 		t.Errorf("%d token requests, want 2", n)
 	}
-	if !slices.Contains(api.attempts(), "access-token-2") {
+	if !slices.Contains(api.Attempts(), "access-token-2") {
 		t.Error("no request had the new token: it was never revoked")
 	}
 }
@@ -1364,7 +1331,7 @@ func TestRevokedTokenUnderLoad(t *testing.T) {
 // answer.
 func TestNoStorm(t *testing.T) {
 	const callers, requests = 1000, 10
-	auth, api := newAuthServer(t), newAPIServer(t)
+	auth, api := caddytest.NewAuthServer(t), caddytest.NewAPIServer(t)
 	var reached atomic.Int64
 	rejects := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		reached.Add(1)
@@ -1373,7 +1340,7 @@ func TestNoStorm(t *testing.T) {
 		_, _ = io.WriteString(w, "rejected "+r.URL.Path)
 	})
 	api.Config.Handler = rejects // 10,000 requests need not be remembered
-	runCaddy(t, strings.Replace(partnerSite, "reverse_proxy {$API}", "reverse_proxy {$API} {\ntransport http {\nkeepalive_idle_conns_per_host 1000\n}\n}", 1))
+	caddytest.Run(t, strings.Replace(caddytest.PartnerSite, "reverse_proxy {$API}", "reverse_proxy {$API} {\ntransport http {\nkeepalive_idle_conns_per_host 1000\n}\n}", 1))
 	transport := &http.Transport{MaxIdleConnsPerHost: callers}
 	t.Cleanup(transport.CloseIdleConnections)
 	client := &http.Client{Transport: transport, Timeout: 60 * time.Second}
@@ -1382,9 +1349,9 @@ func TestNoStorm(t *testing.T) {
 		for i := range requests {
 			path := fmt.Sprintf("/%d/%d", caller, i)
 			r, _ := http.NewRequest("GET", "http://"+os.Getenv("SITE")+path, nil)
-			answer, err := tryWith(client, r)
-			if err != nil || answer.status != http.StatusUnauthorized || answer.body != "rejected "+path {
-				return fmt.Sprintf("%d %q, %v", answer.status, answer.body, err)
+			answer, err := caddytest.Do(client, r)
+			if err != nil || answer.Status != http.StatusUnauthorized || answer.Body != "rejected "+path {
+				return fmt.Sprintf("%d %q, %v", answer.Status, answer.Body, err)
 			}
 		}
 		return ""
@@ -1396,7 +1363,7 @@ func TestNoStorm(t *testing.T) {
 	}
 	// One at start, one for the rejection, and another for each 30 seconds that
 	// a slow machine takes.
-	if n := auth.count(); n > 5 {
+	if n := auth.Count(); n > 5 {
 		t.Errorf("%d token requests", n)
 	}
 	// No request is sent more than twice, and only those in flight at the one
@@ -1410,33 +1377,37 @@ func TestNoStorm(t *testing.T) {
 // there is no other token while the authorization server is out of order. The
 // others keep theirs.
 func TestHostileCallerCostsOthersNothing(t *testing.T) {
-	servers := map[string]func(http.ResponseWriter, tokenRequest){
-		"that issues new ones":            issuing(time.Hour),
-		"that issues the same one again":  func(w http.ResponseWriter, _ tokenRequest) { issue(w, "access-token-1", time.Hour) },
-		"that is down":                    func(w http.ResponseWriter, _ tokenRequest) { say(w, 503, "") },
-		"that refuses":                    func(w http.ResponseWriter, _ tokenRequest) { say(w, 400, `{"error":"invalid_client"}`) },
-		"that breaks the connection off":  func(http.ResponseWriter, tokenRequest) { panic(http.ErrAbortHandler) },
-		"whose tokens are no longer good": func(w http.ResponseWriter, _ tokenRequest) { say(w, 200, `{"access_token":"T","token_type":"mac"}`) },
+	servers := map[string]func(http.ResponseWriter, caddytest.TokenRequest){
+		"that issues new ones":           caddytest.Issuing(time.Hour),
+		"that issues the same one again": func(w http.ResponseWriter, _ caddytest.TokenRequest) { caddytest.Issue(w, "access-token-1", time.Hour) },
+		"that is down":                   func(w http.ResponseWriter, _ caddytest.TokenRequest) { caddytest.Say(w, 503, "") },
+		"that refuses": func(w http.ResponseWriter, _ caddytest.TokenRequest) {
+			caddytest.Say(w, 400, `{"error":"invalid_client"}`)
+		},
+		"that breaks the connection off": func(http.ResponseWriter, caddytest.TokenRequest) { panic(http.ErrAbortHandler) },
+		"whose tokens are no longer good": func(w http.ResponseWriter, _ caddytest.TokenRequest) {
+			caddytest.Say(w, 200, `{"access_token":"T","token_type":"mac"}`)
+		},
 	}
 	for name, later := range servers {
 		t.Run("with a server "+name, func(t *testing.T) {
-			auth, api := newAuthServer(t), newAPIServer(t)
-			auth.answers(func(w http.ResponseWriter, r tokenRequest) {
-				if r.number == 1 {
-					issuing(time.Hour)(w, r)
+			auth, api := caddytest.NewAuthServer(t), caddytest.NewAPIServer(t)
+			auth.Answers(func(w http.ResponseWriter, r caddytest.TokenRequest) {
+				if r.Number == 1 {
+					caddytest.Issuing(time.Hour)(w, r)
 					return
 				}
 				later(w, r)
 			})
-			api.answers(func(w http.ResponseWriter, r *http.Request) {
+			api.Answers(func(w http.ResponseWriter, r *http.Request) {
 				if r.URL.Path == "/forbidden" {
 					refuse(w, r)
 					return
 				}
 				repeat(w, r)
 			})
-			proxy := runCaddy(t, partnerSite)
-			proxy.want(http.StatusOK)
+			proxy := caddytest.Run(t, caddytest.PartnerSite)
+			proxy.Want(http.StatusOK)
 
 			statuses := together(20, func(caller int) string {
 				path, want := "/", http.StatusOK
@@ -1444,9 +1415,9 @@ func TestHostileCallerCostsOthersNothing(t *testing.T) {
 					path, want = "/forbidden", http.StatusUnauthorized
 				}
 				for range 10 {
-					answer, err := proxy.try("GET", os.Getenv("SITE"), path, nil)
-					if err != nil || answer.status != want {
-						return fmt.Sprintf("%s: %d, %v", path, answer.status, err)
+					answer, err := proxy.Try("GET", os.Getenv("SITE"), path, nil)
+					if err != nil || answer.Status != want {
+						return fmt.Sprintf("%s: %d, %v", path, answer.Status, err)
 					}
 				}
 				return ""
@@ -1456,7 +1427,7 @@ func TestHostileCallerCostsOthersNothing(t *testing.T) {
 			for failure, n := range statuses {
 				t.Errorf("%d callers got %s", n, failure)
 			}
-			if n := auth.count(); n > 5 {
+			if n := auth.Count(); n > 5 {
 				t.Errorf("%d token requests", n)
 			}
 		})
@@ -1466,13 +1437,13 @@ func TestHostileCallerCostsOthersNothing(t *testing.T) {
 // TestHostileCallerWhileTheServerHangs: a fetch that never ends, started by a
 // rejection, leaves the others their token.
 func TestHostileCallerWhileTheServerHangs(t *testing.T) {
-	auth, api := newAuthServer(t), newAPIServer(t)
+	auth, api := caddytest.NewAuthServer(t), caddytest.NewAPIServer(t)
 	hanging := make(chan bool)
 	release := make(chan bool)
 	t.Cleanup(func() { close(release) })
-	auth.answers(func(w http.ResponseWriter, r tokenRequest) {
-		if r.number == 1 {
-			issuing(time.Hour)(w, r)
+	auth.Answers(func(w http.ResponseWriter, r caddytest.TokenRequest) {
+		if r.Number == 1 {
+			caddytest.Issuing(time.Hour)(w, r)
 			return
 		}
 		close(hanging)
@@ -1481,65 +1452,67 @@ func TestHostileCallerWhileTheServerHangs(t *testing.T) {
 		case <-r.Context().Done():
 		}
 	})
-	api.answers(func(w http.ResponseWriter, r *http.Request) {
+	api.Answers(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/forbidden" {
 			refuse(w, r)
 			return
 		}
 		repeat(w, r)
 	})
-	proxy := runCaddy(t, partnerSiteWith("timeout 1m"))
-	proxy.want(http.StatusOK)
+	proxy := caddytest.Run(t, caddytest.PartnerSiteWith("timeout 1m"))
+	proxy.Want(http.StatusOK)
 
-	hostile := make(chan httpAnswer, 1)
+	hostile := make(chan caddytest.Answer, 1)
 	ctx, hangUp := context.WithCancel(t.Context())
 	defer hangUp()
 	go func() {
 		r, _ := http.NewRequestWithContext(ctx, "GET", "http://"+os.Getenv("SITE")+"/forbidden", nil)
-		answer, _ := tryWith(proxy.client, r)
+		answer, _ := caddytest.Do(proxy.Client, r)
 		hostile <- answer
 	}()
 	<-hanging
 
-	proxy.want(http.StatusOK)
-	api.wantAttempts(t, "access-token-1", "access-token-1", "access-token-1")
+	proxy.Want(http.StatusOK)
+	api.WantAttempts(t, "access-token-1", "access-token-1", "access-token-1")
 	hangUp()
 	<-hostile
-	if n := auth.count(); n != 2 {
+	if n := auth.Count(); n != 2 {
 		t.Errorf("%d token requests, want 2", n)
 	}
 }
 
 // TestRejectedWhileTheServerIsDown: the API's own answer is better than ours.
 func TestRejectedWhileTheServerIsDown(t *testing.T) {
-	for name, outage := range map[string]func(*authServer){
-		"answers 503":      func(a *authServer) { a.says(503, "") },
-		"refuses":          func(a *authServer) { a.says(401, `{"error":"invalid_client"}`) },
-		"answers nonsense": func(a *authServer) { a.says(200, "<html>") },
-		"breaks off": func(a *authServer) {
-			a.answers(func(http.ResponseWriter, tokenRequest) { panic(http.ErrAbortHandler) })
+	for name, outage := range map[string]func(*caddytest.AuthServer){
+		"answers 503":      func(a *caddytest.AuthServer) { a.Says(503, "") },
+		"refuses":          func(a *caddytest.AuthServer) { a.Says(401, `{"error":"invalid_client"}`) },
+		"answers nonsense": func(a *caddytest.AuthServer) { a.Says(200, "<html>") },
+		"breaks off": func(a *caddytest.AuthServer) {
+			a.Answers(func(http.ResponseWriter, caddytest.TokenRequest) { panic(http.ErrAbortHandler) })
 		},
-		"is gone":           func(a *authServer) { a.CloseClientConnections(); a.Listener.Close() },
-		"takes its time":    func(a *authServer) { a.answers(func(_ http.ResponseWriter, r tokenRequest) { <-r.Context().Done() }) },
-		"throttles for now": func(a *authServer) { a.says(429, "") },
+		"is gone": func(a *caddytest.AuthServer) { a.CloseClientConnections(); a.Listener.Close() },
+		"takes its time": func(a *caddytest.AuthServer) {
+			a.Answers(func(_ http.ResponseWriter, r caddytest.TokenRequest) { <-r.Context().Done() })
+		},
+		"throttles for now": func(a *caddytest.AuthServer) { a.Says(429, "") },
 	} {
 		t.Run(name, func(t *testing.T) {
-			auth, api := newAuthServer(t), newAPIServer(t)
-			proxy := runCaddy(t, partnerSiteWith("timeout 200ms"))
-			proxy.want(http.StatusOK)
-			api.answers(refuse)
+			auth, api := caddytest.NewAuthServer(t), caddytest.NewAPIServer(t)
+			proxy := caddytest.Run(t, caddytest.PartnerSiteWith("timeout 200ms"))
+			proxy.Want(http.StatusOK)
+			api.Answers(refuse)
 			outage(auth)
 
 			statuses := together(50, func(int) string {
 				r, _ := http.NewRequest("POST", "http://"+os.Getenv("SITE"), strings.NewReader("body"))
-				answer, err := tryWith(proxy.client, r)
-				return fmt.Sprint(answer.status, answer.body, answer.header.Values("Www-Authenticate"), err)
+				answer, err := caddytest.Do(proxy.Client, r)
+				return fmt.Sprint(answer.Status, answer.Body, answer.Header.Values("Www-Authenticate"), err)
 			})
 
 			if want := fmt.Sprint(401, refusal, []string{`Bearer error="invalid_token"`}, error(nil)); statuses[want] != 50 {
 				t.Errorf("callers got %v, want %s", statuses, want)
 			}
-			if n := auth.count(); n > 4 {
+			if n := auth.Count(); n > 4 {
 				t.Errorf("%d token requests", n)
 			}
 		})
@@ -1548,26 +1521,26 @@ func TestRejectedWhileTheServerIsDown(t *testing.T) {
 
 // TestErrorsOfTheSecondAttempt are the answer, with nothing of the rejection.
 func TestErrorsOfTheSecondAttempt(t *testing.T) {
-	auth, api := newAuthServer(t), newAPIServer(t)
+	auth, api := caddytest.NewAuthServer(t), caddytest.NewAPIServer(t)
 	var refused atomic.Bool
-	api.answers(revokedFirst(func(w http.ResponseWriter, r *http.Request) {
+	api.Answers(revokedFirst(func(w http.ResponseWriter, r *http.Request) {
 		refused.Store(true)
 		refuse(w, r)
 	}, func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }))
-	proxy := runCaddy(t, tellingSite(""))
+	proxy := caddytest.Run(t, tellingSite(""))
 
 	for _, method := range []string{"GET", "HEAD"} {
-		answer := proxy.send(method, os.Getenv("SITE"), "/", nil)
-		if answer.status != http.StatusBadGateway || strings.Contains(answer.body, refusal) {
-			t.Errorf("%s: the caller gets %d %q, want 502", method, answer.status, answer.body)
+		answer := proxy.Send(method, os.Getenv("SITE"), "/", nil)
+		if answer.Status != http.StatusBadGateway || strings.Contains(answer.Body, refusal) {
+			t.Errorf("%s: the caller gets %d %q, want 502", method, answer.Status, answer.Body)
 		}
 		for _, name := range []string{"Set-Cookie", "Www-Authenticate", "X-Rejected"} {
-			if answer.header[name] != nil {
-				t.Errorf("%s: the rejection's %s shows: %q", method, name, answer.header[name])
+			if answer.Header[name] != nil {
+				t.Errorf("%s: the rejection's %s shows: %q", method, name, answer.Header[name])
 			}
 		}
 	}
-	if n := auth.count(); n != 2 || !refused.Load() {
+	if n := auth.Count(); n != 2 || !refused.Load() {
 		t.Errorf("%d token requests, want 2", n)
 	}
 }
@@ -1576,13 +1549,13 @@ func TestErrorsOfTheSecondAttempt(t *testing.T) {
 // of the body, which may come while the request is being sent again.
 func TestRequestTrailersWhileReplaying(t *testing.T) {
 	const callers = 30
-	newAuthServer(t)
-	api := newAPIServer(t)
-	api.answers(revokedFirst(refuseEarly, func(w http.ResponseWriter, r *http.Request) {
+	caddytest.NewAuthServer(t)
+	api := caddytest.NewAPIServer(t)
+	api.Answers(revokedFirst(refuseEarly, func(w http.ResponseWriter, r *http.Request) {
 		_, err := io.Copy(io.Discard, r.Body)
 		fmt.Fprint(w, r.Trailer.Get("X-Checksum"), err)
 	}))
-	runCaddy(t, partnerSite)
+	caddytest.Run(t, caddytest.PartnerSite)
 
 	answers := together(callers, func(int) string {
 		connection, err := net.Dial("tcp", os.Getenv("SITE"))
@@ -1613,37 +1586,37 @@ func TestRequestTrailersWhileReplaying(t *testing.T) {
 // TestAuthenticationBehindIsNotTheAPIs: a caller without the password for a handler
 // behind this one has nothing to say about the token.
 func TestAuthenticationBehindIsNotTheAPIs(t *testing.T) {
-	newAuthServer(t)
-	api := newAPIServer(t)
-	proxy := runCaddy(t, strings.Replace(partnerSite, "reverse_proxy", `handle /private {
+	caddytest.NewAuthServer(t)
+	api := caddytest.NewAPIServer(t)
+	proxy := caddytest.Run(t, strings.Replace(caddytest.PartnerSite, "reverse_proxy", `handle /private {
 		basic_auth {
 			alice $2a$04$4Iq0mUoBy0bT6yKsHkm2J.2Cx9V1yF7tqVbVEk8RZ8v9zNJt5m8yC
 		}
 	}
 	reverse_proxy`, 1))
-	proxy.awaitLog(logObtained)
+	proxy.AwaitLog(caddytest.LogObtained)
 
-	if answer := proxy.get("/private", nil); answer.status != http.StatusUnauthorized {
-		t.Fatalf("status %d: %s", answer.status, answer.body)
+	if answer := proxy.Get("/private", nil); answer.Status != http.StatusUnauthorized {
+		t.Fatalf("status %d: %s", answer.Status, answer.Body)
 	}
 
 	// A request would wait for the token that takes the place of a rejected one.
-	proxy.want(http.StatusOK)
-	api.wantAttempts(t, "access-token-1")
+	proxy.Want(http.StatusOK)
+	api.WantAttempts(t, "access-token-1")
 }
 
 // TestReplayOfAnOuterDirective finds what the inner one took off the request.
 func TestReplayOfAnOuterDirective(t *testing.T) {
-	newAuthServer(t)
-	api := newAPIServer(t)
-	api.answers(func(w http.ResponseWriter, r *http.Request) {
+	caddytest.NewAuthServer(t)
+	api := caddytest.NewAPIServer(t)
+	api.Answers(func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("X-Gateway-Token") == "access-token-1" {
 			refuse(w, r)
 		} else {
 			repeat(w, r)
 		}
 	})
-	proxy := runCaddy(t, `http://{$SITE} {
+	proxy := caddytest.Run(t, `http://{$SITE} {
 	route {
 		upstream_oauth2 gateway {
 			token_endpoint {$TOKEN_ENDPOINT}
@@ -1661,9 +1634,9 @@ func TestReplayOfAnOuterDirective(t *testing.T) {
 		reverse_proxy {$API}
 	}
 }`)
-	proxy.awaitLog(logObtained)
+	proxy.AwaitLog(caddytest.LogObtained)
 
-	if answer := proxy.get("/", http.Header{"Authorization": {"Bearer callers"}}); answer.status != http.StatusOK {
-		t.Errorf("status %d: %s", answer.status, answer.body)
+	if answer := proxy.Get("/", http.Header{"Authorization": {"Bearer callers"}}); answer.Status != http.StatusOK {
+		t.Errorf("status %d: %s", answer.Status, answer.Body)
 	}
 }

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/upstream-oauth2/caddy-upstream-oauth2/internal/caddytest"
 )
 
 // TestTokenRequestSaysWhatTheCaddyfileSays looks at what reaches the token
@@ -130,9 +132,9 @@ func TestTokenRequestSaysWhatTheCaddyfileSays(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			t.Setenv("ODD_SECRET", oddSecret)
 			t.Setenv("TENANT", "tenant-7")
-			auth := newAuthServer(t)
-			newAPIServer(t)
-			proxy := runCaddy(t, `
+			auth := caddytest.NewAuthServer(t)
+			caddytest.NewAPIServer(t)
+			proxy := caddytest.Run(t, `
 http://{$SITE} {
 	upstream_oauth2 {
 		token_endpoint {$TOKEN_ENDPOINT}?v=2&x=%20
@@ -140,11 +142,11 @@ http://{$SITE} {
 	}
 	reverse_proxy {$API}
 }`)
-			proxy.want(http.StatusOK)
+			proxy.Want(http.StatusOK)
 
-			got := auth.seen()[0]
-			if !reflect.DeepEqual(got.form, test.want) {
-				t.Errorf("the form is\n%v, want\n%v", got.form, test.want)
+			got := auth.Seen()[0]
+			if !reflect.DeepEqual(got.PostForm, test.want) {
+				t.Errorf("the form is\n%v, want\n%v", got.PostForm, test.want)
 			}
 			if a := got.Header.Get("Authorization"); a != test.auth {
 				t.Errorf("Authorization is %q, want %q", a, test.auth)
@@ -166,22 +168,22 @@ http://{$SITE} {
 
 // TestRotatedSecretFileIsPickedUpAtTheNextTokenRequest, without a reload.
 func TestRotatedSecretFileIsPickedUpAtTheNextTokenRequest(t *testing.T) {
-	auth := newAuthServer(t)
-	newAPIServer(t)
-	auth.answers(issuing(time.Second))
-	path := secretFile(t, "first-secret")
+	auth := caddytest.NewAuthServer(t)
+	caddytest.NewAPIServer(t)
+	auth.Answers(caddytest.Issuing(time.Second))
+	path := caddytest.SecretFile(t, "first-secret")
 	t.Setenv("SECRET_FILE", path)
-	proxy := runCaddy(t, strings.Replace(partnerSite, "partner-secret\n", "{file.{$SECRET_FILE}}\n", 1))
-	proxy.want(http.StatusOK)
+	proxy := caddytest.Run(t, strings.Replace(caddytest.PartnerSite, "partner-secret\n", "{file.{$SECRET_FILE}}\n", 1))
+	proxy.Want(http.StatusOK)
 
-	writeSecret(t, path, "second-secret")
-	eventually(t, "the new secret was used", func() bool {
-		proxy.want(http.StatusOK)
-		seen := auth.seen()
+	caddytest.WriteSecret(t, path, "second-secret")
+	caddytest.Eventually(t, "the new secret was used", func() bool {
+		proxy.Want(http.StatusOK)
+		seen := auth.Seen()
 		_, secret, _ := seen[len(seen)-1].BasicAuth()
 		return secret == "second-secret"
 	})
-	if _, secret, _ := auth.seen()[0].BasicAuth(); secret != "first-secret" {
+	if _, secret, _ := auth.Seen()[0].BasicAuth(); secret != "first-secret" {
 		t.Errorf("the first secret was %q", secret)
 	}
 }
@@ -202,23 +204,23 @@ func TestRefreshTokenRotation(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			t.Setenv("REFRESH_TOKEN", "configured")
-			auth := newAuthServer(t)
-			newAPIServer(t)
-			auth.answers(func(w http.ResponseWriter, r tokenRequest) {
+			auth := caddytest.NewAuthServer(t)
+			caddytest.NewAPIServer(t)
+			auth.Answers(func(w http.ResponseWriter, r caddytest.TokenRequest) {
 				member := test.answer
 				if strings.Contains(member, "%d") {
-					member = fmt.Sprintf(member, r.number)
+					member = fmt.Sprintf(member, r.Number)
 				}
-				say(w, http.StatusOK, `{"access_token":"T","expires_in":1`+member+`}`)
+				caddytest.Say(w, http.StatusOK, `{"access_token":"T","expires_in":1`+member+`}`)
 			})
-			proxy := runCaddy(t, partnerSiteWith("refresh_ahead 90%\ngrant refresh_token {\nrefresh_token {env.REFRESH_TOKEN}\n}"))
+			proxy := caddytest.Run(t, caddytest.PartnerSiteWith("refresh_ahead 90%\ngrant refresh_token {\nrefresh_token {env.REFRESH_TOKEN}\n}"))
 
-			eventually(t, "the token was renewed twice", func() bool {
-				proxy.want(http.StatusOK)
-				return auth.count() >= len(test.want)
+			caddytest.Eventually(t, "the token was renewed twice", func() bool {
+				proxy.Want(http.StatusOK)
+				return auth.Count() >= len(test.want)
 			})
 			for i, want := range test.want {
-				if got := auth.seen()[i].form.Get("refresh_token"); got != want {
+				if got := auth.Seen()[i].PostForm.Get("refresh_token"); got != want {
 					t.Errorf("token request %d has refresh token %q, want %q", i+1, got, want)
 				}
 			}
@@ -229,26 +231,26 @@ func TestRefreshTokenRotation(t *testing.T) {
 // TestRotatedRefreshTokenOutlivesAReload, also where metadata tells the token
 // endpoint: which one that is has nothing to do with the grant.
 func TestRotatedRefreshTokenOutlivesAReload(t *testing.T) {
-	auth := newAuthServer(t)
-	newAPIServer(t)
-	auth.answers(publishing(map[string]string{rfc8414Place: metadata("", nil)}, func(w http.ResponseWriter, r tokenRequest) {
-		say(w, http.StatusOK, fmt.Sprintf(`{"access_token":"T","expires_in":3600,"refresh_token":"%s+"}`, r.form.Get("refresh_token")))
+	auth := caddytest.NewAuthServer(t)
+	caddytest.NewAPIServer(t)
+	auth.Answers(publishing(map[string]string{rfc8414Place: metadata("", nil)}, func(w http.ResponseWriter, r caddytest.TokenRequest) {
+		caddytest.Say(w, http.StatusOK, fmt.Sprintf(`{"access_token":"T","expires_in":3600,"refresh_token":"%s+"}`, r.PostForm.Get("refresh_token")))
 	}))
 	t.Setenv("ISSUER", auth.URL)
 	site := issuerSiteWith("grant refresh_token {\nrefresh_token configured\n}")
-	proxy := runCaddy(t, site)
-	proxy.want(http.StatusOK)
+	proxy := caddytest.Run(t, site)
+	proxy.Want(http.StatusOK)
 
 	// Each of these changes gives the client a new cache, and so a new token.
-	proxy.reload(strings.Replace(site, "client_secret", "scope more\nclient_secret", 1))
-	proxy.want(http.StatusOK)
-	proxy.reload(strings.Replace(site, "client_secret", "scope yet more\nclient_secret", 1))
-	proxy.want(http.StatusOK)
+	proxy.Reload(strings.Replace(site, "client_secret", "scope more\nclient_secret", 1))
+	proxy.Want(http.StatusOK)
+	proxy.Reload(strings.Replace(site, "client_secret", "scope yet more\nclient_secret", 1))
+	proxy.Want(http.StatusOK)
 
 	var got []string
-	for _, r := range auth.seen() {
+	for _, r := range auth.Seen() {
 		if r.Method == http.MethodPost {
-			got = append(got, r.form.Get("refresh_token"))
+			got = append(got, r.PostForm.Get("refresh_token"))
 		}
 	}
 	if want := []string{"configured", "configured+", "configured++"}; !slices.Equal(got, want) {
@@ -264,26 +266,26 @@ func TestFailedRefreshKeepsTheRefreshToken(t *testing.T) {
 		"a malformed answer": `{"access_token":"a b","refresh_token":"not-this-one"}`,
 	} {
 		t.Run(name, func(t *testing.T) {
-			auth := newAuthServer(t)
-			newAPIServer(t)
-			auth.answers(func(w http.ResponseWriter, r tokenRequest) {
-				switch r.number {
+			auth := caddytest.NewAuthServer(t)
+			caddytest.NewAPIServer(t)
+			auth.Answers(func(w http.ResponseWriter, r caddytest.TokenRequest) {
+				switch r.Number {
 				case 1:
-					say(w, http.StatusOK, `{"access_token":"T","expires_in":10,"refresh_token":"rotated"}`)
+					caddytest.Say(w, http.StatusOK, `{"access_token":"T","expires_in":10,"refresh_token":"rotated"}`)
 				case 2:
-					say(w, http.StatusOK, answer)
+					caddytest.Say(w, http.StatusOK, answer)
 				default:
-					issue(w, "T", time.Hour)
+					caddytest.Issue(w, "T", time.Hour)
 				}
 			})
-			proxy := runCaddy(t, partnerSiteWith("refresh_ahead 90%\ngrant refresh_token {\nrefresh_token configured\n}"))
+			proxy := caddytest.Run(t, caddytest.PartnerSiteWith("refresh_ahead 90%\ngrant refresh_token {\nrefresh_token configured\n}"))
 
-			eventually(t, "it was tried again", func() bool {
-				proxy.want(http.StatusOK)
-				return auth.count() >= 3
+			caddytest.Eventually(t, "it was tried again", func() bool {
+				proxy.Want(http.StatusOK)
+				return auth.Count() >= 3
 			})
 			for i, want := range []string{"configured", "rotated", "rotated"} {
-				if got := auth.seen()[i].form.Get("refresh_token"); got != want {
+				if got := auth.Seen()[i].PostForm.Get("refresh_token"); got != want {
 					t.Errorf("token request %d has refresh token %q, want %q", i+1, got, want)
 				}
 			}
@@ -294,25 +296,25 @@ func TestFailedRefreshKeepsTheRefreshToken(t *testing.T) {
 // TestChangedConfiguredRefreshTokenWins over what it was rotated to: somebody
 // has signed in anew.
 func TestChangedConfiguredRefreshTokenWins(t *testing.T) {
-	auth := newAuthServer(t)
-	newAPIServer(t)
-	auth.answers(func(w http.ResponseWriter, r tokenRequest) {
-		say(w, http.StatusOK, `{"access_token":"T","expires_in":1,"refresh_token":"rotated-`+r.form.Get("refresh_token")+`"}`)
+	auth := caddytest.NewAuthServer(t)
+	caddytest.NewAPIServer(t)
+	auth.Answers(func(w http.ResponseWriter, r caddytest.TokenRequest) {
+		caddytest.Say(w, http.StatusOK, `{"access_token":"T","expires_in":1,"refresh_token":"rotated-`+r.PostForm.Get("refresh_token")+`"}`)
 	})
-	path := secretFile(t, "old")
+	path := caddytest.SecretFile(t, "old")
 	t.Setenv("REFRESH_FILE", path)
-	proxy := runCaddy(t, partnerSiteWith("refresh_ahead 90%\ngrant refresh_token {\nrefresh_token {file.{$REFRESH_FILE}}\n}"))
+	proxy := caddytest.Run(t, caddytest.PartnerSiteWith("refresh_ahead 90%\ngrant refresh_token {\nrefresh_token {file.{$REFRESH_FILE}}\n}"))
 	used := func(refreshToken string) func() bool {
 		return func() bool {
-			proxy.want(http.StatusOK)
-			seen := auth.seen()
-			return seen[len(seen)-1].form.Get("refresh_token") == refreshToken
+			proxy.Want(http.StatusOK)
+			seen := auth.Seen()
+			return seen[len(seen)-1].PostForm.Get("refresh_token") == refreshToken
 		}
 	}
-	eventually(t, "the rotated one was used", used("rotated-old"))
+	caddytest.Eventually(t, "the rotated one was used", used("rotated-old"))
 
-	writeSecret(t, path, "new")
+	caddytest.WriteSecret(t, path, "new")
 
-	eventually(t, "the new one was used", used("new"))
-	eventually(t, "the new one was rotated as well", used("rotated-new"))
+	caddytest.Eventually(t, "the new one was used", used("new"))
+	caddytest.Eventually(t, "the new one was rotated as well", used("rotated-new"))
 }

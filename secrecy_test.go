@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"github.com/caddyserver/caddy/v2"
+
+	"github.com/upstream-oauth2/caddy-upstream-oauth2/internal/caddytest"
 )
 
 // secretKinds are all the secrets and tokens in these tests.
@@ -59,17 +61,17 @@ func checkSecrecy(t testing.TB, text, excuse string) {
 // way in which a request can fail, and with servers that repeat what they were
 // sent.
 func TestSecretsAndTokensAppearNowhere(t *testing.T) {
-	echo := func(r tokenRequest) string {
+	echo := func(r caddytest.TokenRequest) string {
 		_, secret, _ := r.BasicAuth()
-		return fmt.Sprintf("I got %v and %v, %s", r.form, r.Header, secret)
+		return fmt.Sprintf("I got %v and %v, %s", r.PostForm, r.Header, secret)
 	}
-	grant := func(w http.ResponseWriter, r tokenRequest) {
-		say(w, http.StatusOK, fmt.Sprintf(`{"access_token":"%s-%d","refresh_token":"%s-%[2]d","expires_in":10}`, secretText("access-token"), r.number, secretText("rotated-token")))
+	grant := func(w http.ResponseWriter, r caddytest.TokenRequest) {
+		caddytest.Say(w, http.StatusOK, fmt.Sprintf(`{"access_token":"%s-%d","refresh_token":"%s-%[2]d","expires_in":10}`, secretText("access-token"), r.Number, secretText("rotated-token")))
 	}
 	// first gives a token, and then lets the renewals fail.
-	first := func(then func(http.ResponseWriter, tokenRequest)) func(http.ResponseWriter, tokenRequest) {
-		return func(w http.ResponseWriter, r tokenRequest) {
-			if r.number == 1 {
+	first := func(then func(http.ResponseWriter, caddytest.TokenRequest)) func(http.ResponseWriter, caddytest.TokenRequest) {
+		return func(w http.ResponseWriter, r caddytest.TokenRequest) {
+			if r.Number == 1 {
 				grant(w, r)
 				return
 			}
@@ -79,7 +81,7 @@ func TestSecretsAndTokensAppearNowhere(t *testing.T) {
 	tests := []struct {
 		name   string
 		lines  string // beside those that every case has
-		answer func(http.ResponseWriter, tokenRequest)
+		answer func(http.ResponseWriter, caddytest.TokenRequest)
 		until  string // the log line to wait for
 
 		// The line in which Caddy itself shows the token, and how the operator
@@ -89,25 +91,25 @@ func TestSecretsAndTokensAppearNowhere(t *testing.T) {
 		{
 			name:   "all is well",
 			answer: grant,
-			until:  logRenewed,
+			until:  caddytest.LogRenewed,
 		},
 		{
 			name:   "client_secret_post",
 			lines:  "client_auth client_secret_post",
 			answer: grant,
-			until:  logObtained,
+			until:  caddytest.LogObtained,
 		},
 		{
 			name:   "the token in the query",
 			lines:  "inject query access_token",
 			answer: grant,
-			until:  logObtained,
+			until:  caddytest.LogObtained,
 		},
 		{
 			name:   "the token in another header field",
 			lines:  "inject header X-Api-Key",
 			answer: grant,
-			until:  logObtained,
+			until:  caddytest.LogObtained,
 			// At debug level reverse_proxy logs what it sends, and blanks out
 			// Authorization and three other fields only.
 			excuse: `"msg":"upstream roundtrip"`,
@@ -115,70 +117,70 @@ func TestSecretsAndTokensAppearNowhere(t *testing.T) {
 		},
 		{
 			name: "the server repeats what it got in error_description",
-			answer: func(w http.ResponseWriter, r tokenRequest) {
-				say(w, http.StatusBadRequest, fmt.Sprintf(`{"error":"invalid_client","error_description":%q}`, echo(r)))
+			answer: func(w http.ResponseWriter, r caddytest.TokenRequest) {
+				caddytest.Say(w, http.StatusBadRequest, fmt.Sprintf(`{"error":"invalid_client","error_description":%q}`, echo(r)))
 			},
-			until: logFailed,
+			until: caddytest.LogFailed,
 		},
 		{
 			name:  "the server repeats what it got in the error code",
 			lines: "client_auth client_secret_post",
-			answer: func(w http.ResponseWriter, r tokenRequest) {
-				say(w, http.StatusBadRequest, fmt.Sprintf(`{"error":%q}`, r.form.Get("client_secret")))
+			answer: func(w http.ResponseWriter, r caddytest.TokenRequest) {
+				caddytest.Say(w, http.StatusBadRequest, fmt.Sprintf(`{"error":%q}`, r.PostForm.Get("client_secret")))
 			},
-			until: logFailed,
+			until: caddytest.LogFailed,
 		},
 		{
 			name: "the server repeats half of it",
-			answer: func(w http.ResponseWriter, r tokenRequest) {
+			answer: func(w http.ResponseWriter, r caddytest.TokenRequest) {
 				_, secret, _ := r.BasicAuth()
-				say(w, http.StatusBadRequest, fmt.Sprintf(`{"error":"invalid_client","error_description":"wrong secret %s..., not ...%s"}`, secret[:len(secret)-7], secret[len(secret)-10:]))
+				caddytest.Say(w, http.StatusBadRequest, fmt.Sprintf(`{"error":"invalid_client","error_description":"wrong secret %s..., not ...%s"}`, secret[:len(secret)-7], secret[len(secret)-10:]))
 			},
-			until: logFailed,
+			until: caddytest.LogFailed,
 		},
 		{
 			name: "the server repeats what it got in an error object",
-			answer: func(w http.ResponseWriter, r tokenRequest) {
-				say(w, http.StatusBadRequest, fmt.Sprintf(`{"error":{"message":%q}}`, echo(r)))
+			answer: func(w http.ResponseWriter, r caddytest.TokenRequest) {
+				caddytest.Say(w, http.StatusBadRequest, fmt.Sprintf(`{"error":{"message":%q}}`, echo(r)))
 			},
-			until: logFailed,
+			until: caddytest.LogFailed,
 		},
 		{
 			name: "the server repeats what it got as plain text",
-			answer: func(w http.ResponseWriter, r tokenRequest) {
+			answer: func(w http.ResponseWriter, r caddytest.TokenRequest) {
 				w.Header().Set("Content-Type", "text/"+r.Header.Get("X-Key"))
 				_, _ = io.WriteString(w, echo(r))
 			},
-			until: logFailed,
+			until: caddytest.LogFailed,
 		},
 		{
 			name: "the server repeats what it got in the token type",
-			answer: func(w http.ResponseWriter, r tokenRequest) {
+			answer: func(w http.ResponseWriter, r caddytest.TokenRequest) {
 				_, secret, _ := r.BasicAuth()
-				say(w, http.StatusOK, fmt.Sprintf(`{"access_token":"T","token_type":%q}`, secret))
+				caddytest.Say(w, http.StatusOK, fmt.Sprintf(`{"access_token":"T","token_type":%q}`, secret))
 			},
-			until: logFailed,
+			until: caddytest.LogFailed,
 		},
 		{
 			name: "the server repeats what it got in a redirect",
-			answer: func(w http.ResponseWriter, r tokenRequest) {
-				http.Redirect(w, r.Request, "https://elsewhere.example/?"+r.form.Encode(), http.StatusFound)
+			answer: func(w http.ResponseWriter, r caddytest.TokenRequest) {
+				http.Redirect(w, r.Request, "https://elsewhere.example/?"+r.PostForm.Encode(), http.StatusFound)
 			},
-			until: logFailed,
+			until: caddytest.LogFailed,
 		},
 		{
 			name: "the server repeats an earlier token when it refuses another",
-			answer: first(func(w http.ResponseWriter, r tokenRequest) {
-				say(w, http.StatusBadRequest, fmt.Sprintf(`{"error":"invalid_grant","error_description":"%s-1 and %s-1 were revoked"}`, secretText("access-token"), secretText("rotated-token")))
+			answer: first(func(w http.ResponseWriter, r caddytest.TokenRequest) {
+				caddytest.Say(w, http.StatusBadRequest, fmt.Sprintf(`{"error":"invalid_grant","error_description":"%s-1 and %s-1 were revoked"}`, secretText("access-token"), secretText("rotated-token")))
 			}),
-			until: logFailedEarly,
+			until: caddytest.LogFailedEarly,
 		},
 		{
 			name: "the server breaks the connection off",
-			answer: first(func(http.ResponseWriter, tokenRequest) {
+			answer: first(func(http.ResponseWriter, caddytest.TokenRequest) {
 				panic(http.ErrAbortHandler)
 			}),
-			until: logFailedEarly,
+			until: caddytest.LogFailedEarly,
 		},
 	}
 	for _, test := range tests {
@@ -186,12 +188,12 @@ func TestSecretsAndTokensAppearNowhere(t *testing.T) {
 			t.Setenv("CLIENT_SECRET", secretText("client-secret"))
 			t.Setenv("TOKEN_PARAM", secretText("token-param"))
 			t.Setenv("TOKEN_HEADER", secretText("token-header"))
-			t.Setenv("REFRESH_FILE", secretFile(t, secretText("refresh-token")))
-			t.Setenv("DEAD", freeAddress(t))
-			auth := newAuthServer(t)
-			auth.answers(test.answer)
-			newAPIServer(t)
-			proxy := runCaddy(t, `{
+			t.Setenv("REFRESH_FILE", caddytest.SecretFile(t, secretText("refresh-token")))
+			t.Setenv("DEAD", caddytest.FreeAddress(t))
+			auth := caddytest.NewAuthServer(t)
+			auth.Answers(test.answer)
+			caddytest.NewAPIServer(t)
+			proxy := caddytest.Run(t, `{
 	debug
 	servers {
 		trace
@@ -225,26 +227,26 @@ http://{$SITE} {
 			var shown strings.Builder
 			for _, method := range []string{http.MethodGet, http.MethodPost, http.MethodTrace} {
 				for _, path := range []string{"/", "/dead?a=b"} {
-					answer := proxy.send(method, os.Getenv("SITE"), path, nil)
-					fmt.Fprintln(&shown, answer.status, answer.header, answer.body)
+					answer := proxy.Send(method, os.Getenv("SITE"), path, nil)
+					fmt.Fprintln(&shown, answer.Status, answer.Header, answer.Body)
 				}
 			}
-			eventually(t, "the log said: "+test.until, func() bool {
-				proxy.get("/", nil)
-				return proxy.logged(test.until) != nil
+			caddytest.Eventually(t, "the log said: "+test.until, func() bool {
+				proxy.Get("/", nil)
+				return proxy.Logged(test.until) != nil
 			})
-			config := proxy.send(http.MethodGet, os.Getenv("ADMIN"), "/config/", nil)
-			if !strings.Contains(config.body, "{env.CLIENT_SECRET}") {
-				t.Fatalf("the admin API does not show the config: %s", config.body)
+			config := proxy.Send(http.MethodGet, os.Getenv("ADMIN"), "/config/", nil)
+			if !strings.Contains(config.Body, "{env.CLIENT_SECRET}") {
+				t.Fatalf("the admin API does not show the config: %s", config.Body)
 			}
 			if err := caddy.Stop(); err != nil { // and have the last line written
 				t.Fatal(err)
 			}
 
 			checkSecrecy(t, shown.String(), "")
-			checkSecrecy(t, config.body, "")
-			checkSecrecy(t, proxy.log(), test.excuse)
-			if test.warns != "" && proxy.logged(test.warns) == nil {
+			checkSecrecy(t, config.Body, "")
+			checkSecrecy(t, proxy.Log(), test.excuse)
+			if test.warns != "" && proxy.Logged(test.warns) == nil {
 				t.Error("the log does not warn of the line that shows the token")
 			}
 		})
@@ -253,8 +255,8 @@ http://{$SITE} {
 
 // TestLiteralSecretsAreNotLogged: they stand in the config, and nowhere else.
 func TestLiteralSecretsAreNotLogged(t *testing.T) {
-	newAuthServer(t)
-	newAPIServer(t)
+	caddytest.NewAuthServer(t)
+	caddytest.NewAPIServer(t)
 	client := `{
 		token_endpoint {$TOKEN_ENDPOINT}
 		client_id      partner-id
@@ -292,12 +294,12 @@ http://{$SITE} {
 }`,
 	} {
 		t.Run(name, func(t *testing.T) {
-			proxy := runCaddy(t, caddyfile)
-			proxy.want(http.StatusOK)
+			proxy := caddytest.Run(t, caddyfile)
+			proxy.Want(http.StatusOK)
 			if err := caddy.Stop(); err != nil {
 				t.Fatal(err)
 			}
-			checkSecrecy(t, proxy.log(), "")
+			checkSecrecy(t, proxy.Log(), "")
 		})
 	}
 }
@@ -318,7 +320,7 @@ func TestLiteralSecretsAreWarnedOf(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Setenv("PARTNER_SECRET", "partner-secret")
-			proxy := runCaddy(t, `
+			proxy := caddytest.Run(t, `
 http://{$SITE} {
 	upstream_oauth2 partner {
 		token_endpoint https://auth.example/token
@@ -328,7 +330,7 @@ http://{$SITE} {
 	}
 }`)
 			var named []any
-			if lines := proxy.logged("a credential stands in the config, where the admin API and its autosave show it: write {env.NAME} or {file./absolute/path} instead"); lines != nil {
+			if lines := proxy.Logged("a credential stands in the config, where the admin API and its autosave show it: write {env.NAME} or {file./absolute/path} instead"); lines != nil {
 				named, _ = lines[0]["options"].([]any)
 			}
 			if fmt.Sprint(named) != fmt.Sprint(test.options) {

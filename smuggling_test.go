@@ -17,6 +17,8 @@ import (
 
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
+
+	"github.com/upstream-oauth2/caddy-upstream-oauth2/internal/caddytest"
 )
 
 // These callers write their requests byte by byte, to get a credential of their
@@ -67,11 +69,11 @@ func (w *witness) check(t testing.TB, status int, want string) {
 // witnessed runs a Caddy in front of a witness. The site takes h2c as well.
 func witnessed(t testing.TB, lines string) *witness {
 	t.Helper()
-	auth, api := newAuthServer(t), newAPIServer(t)
-	auth.says(http.StatusOK, `{"access_token":"ours"}`)
+	auth, api := caddytest.NewAuthServer(t), caddytest.NewAPIServer(t)
+	auth.Says(http.StatusOK, `{"access_token":"ours"}`)
 	w := new(witness)
-	api.answers(w.ServeHTTP)
-	runCaddy(t, strings.Replace(aliasesWelcome, "servers {", "servers {\nprotocols h1 h2c", 1)+partnerSiteWith(lines))
+	api.Answers(w.ServeHTTP)
+	caddytest.Run(t, strings.Replace(aliasesWelcome, "servers {", "servers {\nprotocols h1 h2c", 1)+caddytest.PartnerSiteWith(lines))
 	return w
 }
 

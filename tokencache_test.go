@@ -13,6 +13,7 @@ import (
 	"unsafe"
 
 	"github.com/caddyserver/caddy/v2"
+
 	"github.com/upstream-oauth2/caddy-upstream-oauth2/authserver"
 )
 

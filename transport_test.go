@@ -20,9 +20,11 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/upstream-oauth2/caddy-upstream-oauth2/internal/caddytest"
 )
 
-// withTLS gives an authServer a certificate, which nobody trusts by itself.
+// withTLS gives an AuthServer a certificate, which nobody trusts by itself.
 func withTLS(s *httptest.Server) {
 	s.TLS = new(tls.Config)
 	s.Config.ErrorLog = log.New(io.Discard, "", 0) // handshakes that fail on purpose
@@ -31,16 +33,16 @@ func withTLS(s *httptest.Server) {
 // TestTokenEndpointsCertificateIsVerified: a stranger's is refused before the
 // credentials are sent.
 func TestTokenEndpointsCertificateIsVerified(t *testing.T) {
-	auth := newAuthServer(t, withTLS)
-	newAPIServer(t)
-	proxy := runCaddy(t, tellingSite(""))
+	auth := caddytest.NewAuthServer(t, withTLS)
+	caddytest.NewAPIServer(t)
+	proxy := caddytest.Run(t, tellingSite(""))
 
-	proxy.want(http.StatusServiceUnavailable)
+	proxy.Want(http.StatusServiceUnavailable)
 
-	if n := auth.count(); n != 0 {
+	if n := auth.Count(); n != 0 {
 		t.Errorf("%d token requests reached a server with an unknown certificate", n)
 	}
-	line := proxy.awaitLog(logFailed)
+	line := proxy.AwaitLog(caddytest.LogFailed)
 	if text, _ := line["error"].(string); !strings.Contains(text, "certificate signed by unknown authority") {
 		t.Errorf("the log says %v", line)
 	}
@@ -49,64 +51,64 @@ func TestTokenEndpointsCertificateIsVerified(t *testing.T) {
 // TestTransportTakesWhatReverseProxysTakes: its lines mean the same here.
 func TestTransportTakesWhatReverseProxysTakes(t *testing.T) {
 	t.Run("tls_trust_pool", func(t *testing.T) {
-		auth := newAuthServer(t, withTLS)
-		newAPIServer(t)
+		auth := caddytest.NewAuthServer(t, withTLS)
+		caddytest.NewAPIServer(t)
 		t.Setenv("CA_FILE", pemFile(t, "CERTIFICATE", auth.Certificate().Raw))
-		proxy := runCaddy(t, partnerSiteWith(`transport http {
+		proxy := caddytest.Run(t, caddytest.PartnerSiteWith(`transport http {
 				tls_trust_pool file {$CA_FILE}
 			}`))
-		proxy.want(http.StatusOK)
+		proxy.Want(http.StatusOK)
 	})
 
 	t.Run("tls_server_name with a placeholder", func(t *testing.T) {
-		auth := newAuthServer(t, withTLS)
-		newAPIServer(t)
+		auth := caddytest.NewAuthServer(t, withTLS)
+		caddytest.NewAPIServer(t)
 		t.Setenv("CA_FILE", pemFile(t, "CERTIFICATE", auth.Certificate().Raw))
 		t.Setenv("SERVER_NAME", "example.com")
-		proxy := runCaddy(t, partnerSiteWith(`transport http {
+		proxy := caddytest.Run(t, caddytest.PartnerSiteWith(`transport http {
 				tls_trust_pool file {$CA_FILE}
 				tls_server_name {env.SERVER_NAME}
 			}`))
-		proxy.want(http.StatusOK)
-		if got := auth.seen()[0].TLS.ServerName; got != "example.com" {
+		proxy.Want(http.StatusOK)
+		if got := auth.Seen()[0].TLS.ServerName; got != "example.com" {
 			t.Errorf("the server name is %q", got)
 		}
 	})
 
 	t.Run("tls_client_auth", func(t *testing.T) {
 		certificate, key := newClientCertificate(t)
-		auth := newAuthServer(t, withTLS, func(s *httptest.Server) { s.TLS.ClientAuth = tls.RequireAnyClientCert })
-		newAPIServer(t)
+		auth := caddytest.NewAuthServer(t, withTLS, func(s *httptest.Server) { s.TLS.ClientAuth = tls.RequireAnyClientCert })
+		caddytest.NewAPIServer(t)
 		t.Setenv("CA_FILE", pemFile(t, "CERTIFICATE", auth.Certificate().Raw))
 		t.Setenv("CERT_FILE", pemFile(t, "CERTIFICATE", certificate.Raw))
 		t.Setenv("KEY_FILE", pemFile(t, "EC PRIVATE KEY", key))
-		proxy := runCaddy(t, partnerSiteWith(`transport http {
+		proxy := caddytest.Run(t, caddytest.PartnerSiteWith(`transport http {
 				tls_trust_pool file {$CA_FILE}
 				tls_client_auth {$CERT_FILE} {$KEY_FILE}
 			}`))
-		proxy.want(http.StatusOK)
-		if shown := auth.seen()[0].TLS.PeerCertificates; len(shown) != 1 || !shown[0].Equal(certificate) {
+		proxy.Want(http.StatusOK)
+		if shown := auth.Seen()[0].TLS.PeerCertificates; len(shown) != 1 || !shown[0].Equal(certificate) {
 			t.Errorf("the client shows %d certificates, want its own", len(shown))
 		}
 	})
 
 	t.Run("network_proxy", func(t *testing.T) {
-		auth := newAuthServer(t, withTLS)
-		newAPIServer(t)
+		auth := caddytest.NewAuthServer(t, withTLS)
+		caddytest.NewAPIServer(t)
 		tunnel := newTunnel(t, auth.Listener.Addr().String())
 		t.Setenv("PROXY", tunnel.URL)
 		t.Setenv("CA_FILE", pemFile(t, "CERTIFICATE", auth.Certificate().Raw))
 		// A name that only the proxy can reach.
 		t.Setenv("TOKEN_ENDPOINT", "https://example.com/token")
-		proxy := runCaddy(t, partnerSiteWith(`transport http {
+		proxy := caddytest.Run(t, caddytest.PartnerSiteWith(`transport http {
 				tls_trust_pool file {$CA_FILE}
 				network_proxy url {$PROXY}
 			}`))
-		proxy.want(http.StatusOK)
+		proxy.Want(http.StatusOK)
 		if n := tunnel.opened.Load(); n != 1 {
 			t.Errorf("%d connections went through the proxy", n)
 		}
-		if got := auth.seen()[0].Host; got != "example.com" {
+		if got := auth.Seen()[0].Host; got != "example.com" {
 			t.Errorf("the token request is for %q", got)
 		}
 	})
@@ -114,18 +116,18 @@ func TestTransportTakesWhatReverseProxysTakes(t *testing.T) {
 
 // TestTransportIsTheClientsOwn: requests to the API do not take it.
 func TestTransportIsTheClientsOwn(t *testing.T) {
-	auth := newAuthServer(t)
-	api := newAPIServer(t)
+	auth := caddytest.NewAuthServer(t)
+	api := caddytest.NewAPIServer(t)
 	tunnel := newTunnel(t, auth.Listener.Addr().String())
 	t.Setenv("PROXY", tunnel.URL)
-	proxy := runCaddy(t, partnerSiteWith(`transport http {
+	proxy := caddytest.Run(t, caddytest.PartnerSiteWith(`transport http {
 			network_proxy url {$PROXY}
 		}`))
 
-	proxy.want(http.StatusOK)
+	proxy.Want(http.StatusOK)
 
-	if n := tunnel.opened.Load(); n != 1 || len(api.seen()) != 1 {
-		t.Errorf("%d requests went through the proxy, and %d reached the API", n, len(api.seen()))
+	if n := tunnel.opened.Load(); n != 1 || len(api.Seen()) != 1 {
+		t.Errorf("%d requests went through the proxy, and %d reached the API", n, len(api.Seen()))
 	}
 }
 
