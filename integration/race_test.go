@@ -1,6 +1,6 @@
 //go:build race
 
-package upstreamoauth2
+package integration
 
 // raceDetector reports whether the tests run under it.
 const raceDetector = true

@@ -1,4 +1,4 @@
-package upstreamoauth2
+package integration
 
 import (
 	"crypto"
@@ -638,7 +638,15 @@ func TestRefusedKeysOfProofs(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			t.Setenv("PARTNER_SECRET", "secret")
-			err := caddytest.Validate(blockWith("dpop " + test.path + "\nupstream_base https://api.example"))
+			err := caddytest.Validate(`http://localhost:8080 {
+	upstream_oauth2 partner {
+		token_endpoint https://auth.example/token
+		client_id      partner-id
+		client_secret  {env.PARTNER_SECRET}
+		dpop           ` + test.path + `
+		upstream_base  https://api.example
+	}
+}`)
 			if want := `client "partner": dpop: ` + test.want; err == nil || !strings.HasSuffix(err.Error(), want) {
 				t.Errorf("the error is\n%v, want\n%s", err, want)
 			}

@@ -1,4 +1,4 @@
-package upstreamoauth2
+package integration
 
 import (
 	"bufio"
@@ -40,7 +40,7 @@ func (w *witness) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	w.requests++
 	for _, fields := range []http.Header{r.Header, r.Trailer} {
 		for name, values := range fields {
-			if strings.EqualFold(unifySeparators(name), "authorization") || strings.EqualFold(unifySeparators(name), "x-api-key") {
+			if strings.EqualFold(readLoosely(name), "authorization") || strings.EqualFold(readLoosely(name), "x-api-key") {
 				w.credentials = append(w.credentials, values...)
 			}
 		}
@@ -49,6 +49,10 @@ func (w *witness) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 		w.credentials = append(w.credentials, query["access_token"]...)
 	}
 }
+
+// readLoosely is a field's name as some upstreams read it: CGI has underscores for all
+// separators.
+func readLoosely(name string) string { return strings.NewReplacer("_", "-", ".", "-").Replace(name) }
 
 // check fails the test unless the request was refused, or has reached the API
 // with our credential alone.

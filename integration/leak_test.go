@@ -1,4 +1,4 @@
-package upstreamoauth2
+package integration
 
 import (
 	"bytes"
@@ -476,7 +476,7 @@ func startCaddy(t testing.TB, caddyfile string, variables map[string]string, env
 	c := &caddyProcess{t: t, home: t.TempDir(), site: caddytest.FreeAddress(t), adminAddress: caddytest.FreeAddress(t), output: new(lockedBuffer)}
 	elsewhere := t.TempDir()
 	program, config := filepath.Join(elsewhere, "caddy"), filepath.Join(elsewhere, "Caddyfile")
-	if out, err := exec.Command("go", "build", "-o", program, "./cmd/caddy").CombinedOutput(); err != nil {
+	if out, err := exec.Command("go", "build", "-o", program, "../cmd/caddy").CombinedOutput(); err != nil {
 		t.Fatalf("the program does not build: %v\n%s", err, out)
 	}
 	if err := os.WriteFile(config, []byte(caddyfile), 0o600); err != nil {
