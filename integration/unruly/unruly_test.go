@@ -1,4 +1,4 @@
-package upstreamoauth2_test
+package unruly
 
 import (
 	"bufio"
