@@ -20,8 +20,9 @@ import (
 
 // These tests are about what is replayed and how it looks; passthrough_test.go is about
 // what passes unchanged, rejection_test.go about what counts as a rejection, and
-// storm_test.go about many callers. In all of them the first token, access-token-1, is revoked behind Caddy's
-// back: the API answers 401 to it. The second one, access-token-2, is good.
+// storm_test.go about many callers. In all of them the first token, access-token-1, is
+// revoked behind Caddy's back: the API answers 401 to it. The second one,
+// access-token-2, is good.
 
 // revokedFirst is an API that refuses the first token and accepts any other.
 func revokedFirst(refuse, accept http.HandlerFunc) http.HandlerFunc {

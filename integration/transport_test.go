@@ -1,25 +1,16 @@
 package integration
 
 import (
-	"crypto/ecdsa"
 	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
 	"io"
 	"log"
-	"math/big"
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"os"
-	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/upstream-oauth2/caddy-upstream-oauth2/internal/caddytest"
 )
@@ -76,12 +67,13 @@ func TestTransportTakesWhatReverseProxysTakes(t *testing.T) {
 	})
 
 	t.Run("tls_client_auth", func(t *testing.T) {
-		certificate, key := newClientCertificate(t)
+		key := newECKey(t, elliptic.P256())
+		certificate := certificateFor(t, key, nil)
 		auth := caddytest.NewAuthServer(t, withTLS, func(s *httptest.Server) { s.TLS.ClientAuth = tls.RequireAnyClientCert })
 		caddytest.NewAPIServer(t)
 		t.Setenv("CA_FILE", pemFile(t, "CERTIFICATE", auth.Certificate().Raw))
 		t.Setenv("CERT_FILE", pemFile(t, "CERTIFICATE", certificate.Raw))
-		t.Setenv("KEY_FILE", pemFile(t, "EC PRIVATE KEY", key))
+		t.Setenv("KEY_FILE", caddytest.SecretFile(t, sec1Text(t, key)))
 		proxy := caddytest.Run(t, caddytest.PartnerSiteWith(`transport http {
 				tls_trust_pool file {$CA_FILE}
 				tls_client_auth {$CERT_FILE} {$KEY_FILE}
@@ -177,41 +169,4 @@ func (p *tunnel) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	go pipe(in, out)
 	go pipe(out, in)
-}
-
-// newClientCertificate makes a certificate and its key, in DER.
-func newClientCertificate(t testing.TB) (*x509.Certificate, []byte) {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1),
-		Subject:      pkix.Name{CommonName: "partner"},
-		NotAfter:     time.Now().Add(time.Hour),
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	certificate, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	keyDER, err := x509.MarshalECPrivateKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return certificate, keyDER
-}
-
-// pemFile writes a file with one PEM block, and returns its path.
-func pemFile(t testing.TB, kind string, der []byte) string {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), "pem")
-	if err := os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return path
 }

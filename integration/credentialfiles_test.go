@@ -6,13 +6,18 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
+	"encoding/pem"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/upstream-oauth2/caddy-upstream-oauth2/internal/caddytest"
 )
@@ -212,4 +217,223 @@ func TestCredentialFilesBeingReplaced(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestFilesThatAreNotThereYet are a warning when the config loads, an error for
+// the requests, and no trouble once they are there.
+func TestFilesThatAreNotThereYet(t *testing.T) {
+	assertion := assertionOf(t, "workload")
+	key := pkcs8Text(t, newECKey(t, elliptic.P256()))
+	const missing = "client_auth: cannot read the file FILE: no such file or directory"
+	const empty = "client_auth: cannot read the file: FILE is empty"
+	tests := []struct {
+		name    string
+		lines   string
+		before  string // what is in the file; none if it is empty
+		warning string
+		after   string
+	}{
+		{"a missing assertion", "client_auth assertion_file {$FILE}", "", missing, assertion},
+		{"an empty assertion", "client_auth assertion_file {$FILE}", "\n", empty, assertion},
+		{"a missing key", "client_auth private_key_jwt {\nkey {$FILE}\n}", "", missing, key},
+		{"a missing client certificate", "client_auth tls_client_auth {\ncertificate {$FILE}\n}", "", missing, key + certificateText(certificateFor(t, parsePKCS8(t, key), nil))},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			auth := caddytest.NewAuthServer(t)
+			caddytest.NewAPIServer(t)
+			path := filepath.Join(t.TempDir(), "file")
+			if test.before != "" {
+				if err := os.WriteFile(path, []byte(test.before), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			t.Setenv("FILE", path)
+			proxy := caddytest.Run(t, keySiteWith(test.lines))
+
+			want := strings.ReplaceAll(test.warning, "FILE", path)
+			line := proxy.AwaitLog("a credential cannot be read yet; it is tried again at each token request")
+			if line["error"] != want || line["level"] != "warn" {
+				t.Errorf("when the config loads the log says %v, want the error %s", line, want)
+			}
+			answer := proxy.GetAs("alice")
+			if answer.Body != "502 no access token for the upstream: the request for one failed" {
+				t.Errorf("the caller reads %s", answer.Body)
+			}
+			if got := proxy.Failure(); got != want {
+				t.Errorf("the log says %s, want %s", got, want)
+			}
+			if n := auth.Count(); n != 0 {
+				t.Errorf("%d token requests without proof", n)
+			}
+
+			caddytest.WriteSecret(t, path, test.after)
+			caddytest.Eventually(t, "requests succeeded", func() bool { return proxy.GetAs("alice").Status == http.StatusOK })
+		})
+	}
+}
+
+func parsePKCS8(t testing.TB, text string) any {
+	t.Helper()
+	block, _ := pem.Decode([]byte(text))
+	key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key
+}
+
+// TestReplacedFilesAreUsedAtOnce: the next token request has what is in them
+// now, and no request of the load fails.
+func TestReplacedFilesAreUsedAtOnce(t *testing.T) {
+	authority := newCertificateAuthority(t)
+	keys := [2]*ecdsa.PrivateKey{newECKey(t, elliptic.P256()), newECKey(t, elliptic.P256())}
+	assertions := [2]string{assertionOf(t, "first"), assertionOf(t, "second")}
+	var certificates [2]*x509.Certificate
+	for i := range keys {
+		certificates[i] = certificateFor(t, keys[i], authority)
+	}
+	tests := []struct {
+		name  string
+		lines string
+		tls   bool
+		files [2]string
+		by    func(caddytest.TokenRequest) int // which of the two the request is proven by
+	}{
+		{
+			name:  "the key of private_key_jwt",
+			lines: "client_auth private_key_jwt {\nkey {$FILE}\n}",
+			files: [2]string{pkcs8Text(t, keys[0]), pkcs8Text(t, keys[1])},
+			by: func(r caddytest.TokenRequest) int {
+				for i, key := range keys {
+					if _, err := verify(r.PostForm.Get("client_assertion"), "ES256", key.Public()); err == nil {
+						return i
+					}
+				}
+				return -1
+			},
+		},
+		{
+			name:  "the client certificate and its key",
+			lines: "client_auth tls_client_auth {\ncertificate {$FILE}\n}\n" + trustingTransport,
+			tls:   true,
+			files: [2]string{pkcs8Text(t, keys[0]) + certificateText(certificates[0]), pkcs8Text(t, keys[1]) + certificateText(certificates[1])},
+			by: func(r caddytest.TokenRequest) int {
+				for i, certificate := range certificates {
+					if r.TLS.PeerCertificates[0].Equal(certificate) {
+						return i
+					}
+				}
+				return -1
+			},
+		},
+		{
+			name:  "the assertion",
+			lines: "client_auth assertion_file {$FILE}",
+			files: assertions,
+			by: func(r caddytest.TokenRequest) int {
+				for i, assertion := range assertions {
+					if r.PostForm.Get("client_assertion") == assertion {
+						return i
+					}
+				}
+				return -1
+			},
+		},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			var configure []func(*httptest.Server)
+			if test.tls {
+				configure = append(configure, withTLS, func(s *httptest.Server) {
+					s.TLS.ClientAuth, s.TLS.ClientCAs = tls.RequireAndVerifyClientCert, authority.pool()
+				})
+			}
+			auth := caddytest.NewAuthServer(t, configure...)
+			caddytest.NewAPIServer(t)
+			auth.Answers(caddytest.Issuing(2 * time.Second))
+			if test.tls {
+				t.Setenv("CA_FILE", pemFile(t, "CERTIFICATE", auth.Certificate().Raw))
+			}
+			path := caddytest.SecretFile(t, test.files[0])
+			t.Setenv("FILE", path)
+			// Short tokens that are renewed early: the file is read all the time.
+			proxy := caddytest.Run(t, keySiteWith("refresh_ahead 90%\n"+test.lines))
+			stop := underLoad(t, proxy)
+
+			caddytest.Eventually(t, "a token was renewed", func() bool { return auth.Count() >= 2 })
+			before := auth.Count()
+			caddytest.WriteSecret(t, path, test.files[1])
+			after := auth.Count() + 1 // one token request may be on its way
+			caddytest.Eventually(t, "the new file was used", func() bool { return auth.Count() > after })
+			stop()
+
+			for i, r := range auth.Seen() {
+				got := test.by(r)
+				if i < before && got != 0 || i >= after && got != 1 || got < 0 {
+					t.Errorf("token request %d has what is in file %d; the file was replaced after %d to %d requests", i+1, got+1, before, after)
+				}
+			}
+		})
+	}
+}
+
+// TestCertificateReplacedBeforeItsKey: until both files are new they make no
+// pair, and the old one is presented.
+func TestCertificateReplacedBeforeItsKey(t *testing.T) {
+	authority := newCertificateAuthority(t)
+	old, renewed := newECKey(t, elliptic.P256()), newECKey(t, elliptic.P256())
+	certificate := certificateFor(t, renewed, authority)
+	auth := caddytest.NewAuthServer(t, withTLS, func(s *httptest.Server) {
+		s.TLS.ClientAuth, s.TLS.ClientCAs = tls.RequireAndVerifyClientCert, authority.pool()
+	})
+	caddytest.NewAPIServer(t)
+	auth.Answers(caddytest.Issuing(10 * time.Second))
+	certificateFile, keyFile := caddytest.SecretFile(t, certificateText(certificateFor(t, old, authority))), caddytest.SecretFile(t, pkcs8Text(t, old))
+	t.Setenv("CERT_FILE", certificateFile)
+	t.Setenv("KEY_FILE", keyFile)
+	t.Setenv("CA_FILE", pemFile(t, "CERTIFICATE", auth.Certificate().Raw))
+	proxy := caddytest.Run(t, keySiteWith("refresh_ahead 90%\nclient_auth tls_client_auth {\ncertificate {$CERT_FILE}\nkey {$KEY_FILE}\n}\n"+trustingTransport))
+	stop := underLoad(t, proxy)
+	caddytest.Eventually(t, "there was a token", func() bool { return auth.Count() == 1 })
+
+	caddytest.WriteSecret(t, certificateFile, certificateText(certificate))
+	half := proxy.AwaitLog(logUsesBefore)
+	caddytest.WriteSecret(t, keyFile, pkcs8Text(t, renewed))
+	caddytest.Eventually(t, "the new pair was used", func() bool {
+		seen := auth.Seen()
+		return seen[len(seen)-1].TLS.PeerCertificates[0].Equal(certificate)
+	})
+	stop()
+
+	if text, _ := half["error"].(string); !strings.Contains(text, "client_auth: certificate and key do not make a pair") {
+		t.Errorf("the log says %q", text)
+	}
+}
+
+// underLoad has callers send requests until the test calls stop. All are to be
+// answered with 200.
+func underLoad(t *testing.T, proxy *caddytest.Caddy) (stop func()) {
+	var (
+		calling sync.WaitGroup
+		stopped atomic.Bool
+	)
+	site := os.Getenv("SITE")
+	for range 4 {
+		calling.Go(func() {
+			for !stopped.Load() {
+				answer, err := proxy.Try(http.MethodGet, site, "/", http.Header{"X-User": {"alice"}})
+				if err != nil || answer.Status != http.StatusOK {
+					t.Errorf("status %d, %v: %s", answer.Status, err, answer.Body)
+					return
+				}
+			}
+		})
+	}
+	stop = sync.OnceFunc(func() {
+		stopped.Store(true)
+		calling.Wait()
+	})
+	t.Cleanup(stop)
+	return stop
 }
