@@ -163,7 +163,7 @@ func upgrade(t testing.TB) (net.Conn, *bufio.Reader, *http.Response) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { connection.Close() })
-	_ = connection.SetDeadline(time.Now().Add(20 * time.Second))
+	_ = connection.SetDeadline(time.Now().Add(caddytest.Patience))
 	_, _ = io.WriteString(connection, "GET /chat HTTP/1.1\r\nHost: "+os.Getenv("SITE")+"\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"+
 		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n")
 	reader := bufio.NewReader(connection)
@@ -332,7 +332,7 @@ func TestRequestTrailersWhileReplaying(t *testing.T) {
 			return err.Error()
 		}
 		defer connection.Close()
-		_ = connection.SetDeadline(time.Now().Add(20 * time.Second))
+		_ = connection.SetDeadline(time.Now().Add(caddytest.Patience))
 		_, _ = io.WriteString(connection, "POST / HTTP/1.1\r\nHost: "+os.Getenv("SITE")+"\r\nTransfer-Encoding: chunked\r\nTrailer: X-Checksum\r\n\r\n4\r\nbody\r\n")
 		_, _ = io.WriteString(connection, "0\r\nX-Checksum: c0ffee\r\n\r\n")
 		resp, err := http.ReadResponse(bufio.NewReader(connection), nil)

@@ -13,7 +13,6 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/upstream-oauth2/caddy-upstream-oauth2/internal/caddytest"
 )
@@ -119,7 +118,7 @@ func newCaller(t testing.TB, protocol string) *http.Client {
 	transport := &http.Transport{
 		Protocols:             new(http.Protocols),
 		TLSClientConfig:       &tls.Config{InsecureSkipVerify: true}, // the server is a minute old and our own
-		ExpectContinueTimeout: 20 * time.Second,
+		ExpectContinueTimeout: caddytest.Patience,
 		MaxIdleConnsPerHost:   100,
 	}
 	switch protocol {
@@ -131,7 +130,7 @@ func newCaller(t testing.TB, protocol string) *http.Client {
 		transport.Protocols.SetUnencryptedHTTP2(true)
 	}
 	t.Cleanup(transport.CloseIdleConnections)
-	return &http.Client{Transport: transport, Timeout: 20 * time.Second}
+	return &http.Client{Transport: transport, Timeout: caddytest.Patience}
 }
 
 // everyProtocol is a site that takes HTTP/1.1 and h2c at {$SITE}, HTTP/2 at

@@ -90,7 +90,7 @@ func rawRequest(t testing.TB, request string) int {
 		t.Fatal(err)
 	}
 	defer connection.Close()
-	_ = connection.SetDeadline(time.Now().Add(20 * time.Second))
+	_ = connection.SetDeadline(time.Now().Add(caddytest.Patience))
 	_, _ = io.WriteString(connection, strings.ReplaceAll(request, "HOST", os.Getenv("SITE")))
 	resp, err := http.ReadResponse(bufio.NewReader(connection), nil)
 	if err != nil {
@@ -268,7 +268,7 @@ func rawHTTP2(t testing.TB, method string, fields, trailer []string) (status int
 		t.Fatal(err)
 	}
 	defer connection.Close()
-	_ = connection.SetDeadline(time.Now().Add(20 * time.Second))
+	_ = connection.SetDeadline(time.Now().Add(caddytest.Patience))
 	_, _ = io.WriteString(connection, http2.ClientPreface)
 	framer := http2.NewFramer(connection, connection)
 	framer.ReadMetaHeaders = hpack.NewDecoder(4096, nil)

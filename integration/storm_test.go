@@ -239,7 +239,7 @@ func TestNoStorm(t *testing.T) {
 	caddytest.Run(t, strings.Replace(caddytest.PartnerSite, "reverse_proxy {$API}", "reverse_proxy {$API} {\ntransport http {\nkeepalive_idle_conns_per_host 1000\n}\n}", 1))
 	transport := &http.Transport{MaxIdleConnsPerHost: callers}
 	t.Cleanup(transport.CloseIdleConnections)
-	client := &http.Client{Transport: transport, Timeout: 60 * time.Second}
+	client := &http.Client{Transport: transport, Timeout: caddytest.Patience}
 
 	failures := together(callers, func(caller int) string {
 		for i := range requests {

@@ -64,7 +64,7 @@ func newLab(t *testing.T, rows []row) *lab {
 		return dialer.DialContext(ctx, "unix", socket)
 	}}
 	t.Cleanup(transport.CloseIdleConnections)
-	l.caller = &http.Client{Transport: transport, Timeout: 10 * time.Second}
+	l.caller = &http.Client{Transport: transport, Timeout: caddytest.Patience}
 
 	api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.WriteString(w, strings.Join(r.Header["Authorization"], ", "))
@@ -168,7 +168,7 @@ func (l *lab) stop(t *testing.T) {
 	}
 	select {
 	case <-l.log.redirected:
-	case <-time.After(10 * time.Second):
+	case <-time.After(caddytest.Patience):
 		t.Error("the log has no end")
 	}
 }
@@ -334,7 +334,7 @@ func (l *caddyLog) report(client string) map[string]any {
 	select {
 	case fields := <-l.reportsOf(client):
 		return fields
-	case <-time.After(10 * time.Second):
+	case <-time.After(caddytest.Patience):
 		return nil
 	}
 }

@@ -25,7 +25,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	_ "github.com/caddyserver/caddy/v2/modules/standard"
@@ -64,7 +63,7 @@ func Run(t testing.TB, caddyfile string) *Caddy {
 	t.Helper()
 	c := &Caddy{
 		t:       t,
-		Client:  &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 100}},
+		Client:  &http.Client{Timeout: Patience, Transport: &http.Transport{MaxIdleConnsPerHost: 100}},
 		LogFile: filepath.Join(t.TempDir(), "log"),
 	}
 	for _, name := range []string{"SITE", "OTHER_SITE", "ADMIN"} {
