@@ -161,7 +161,7 @@ func handleAndHeader(w http.ResponseWriter, r *http.Request) {
 	for _, name := range []string{"Strict-Transport-Security", "X-Frame-Options", "X-Content-Type-Options", "Referrer-Policy"} {
 		w.Header().Set(name, "set")
 	}
-	r.Context().Value(routeGroups).(map[string]struct{})["group1"] = struct{}{}
+	r.Context().Value(caddy.CtxKey("route_group")).(map[string]struct{})["group1"] = struct{}{}
 }
 
 func BenchmarkServeHTTP(b *testing.B) {

@@ -27,6 +27,7 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	"github.com/upstream-oauth2/caddy-upstream-oauth2/config"
+	"github.com/upstream-oauth2/caddy-upstream-oauth2/internal/upstream"
 )
 
 func init() {
@@ -188,8 +189,7 @@ type Handler struct {
 	config.Client
 
 	live     *client
-	injector *injector
-	rules    replayRules
+	upstream *upstream.Upstream
 }
 
 // CaddyModule returns the Caddy module information.
@@ -214,20 +214,17 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if err != nil {
 		return err
 	}
-	h.injector = newInjector(h.live.definition.Placement())
-	h.injector.prover = h.live.newProver()
-	h.injector.sources = h.live.inputs.CallerFields()
-	h.rules = replayRules{h.live.definition.Rejection()}
+	h.upstream = h.live.newUpstream()
 	h.warnOfDebugLog(ctx)
-	h.warnOfSources(ctx)
+	h.warnOfCallerFields(ctx)
 	return nil
 }
 
-// warnOfSources tells where callers' tokens would show that we cannot keep out:
+// warnOfCallerFields tells where callers' tokens would show that we cannot keep out:
 // Caddy notes each request's header, before any handler runs, for the access log
 // and for the log of errors, and hides there only some fields.
-func (h *Handler) warnOfSources(ctx caddy.Context) {
-	for _, name := range h.injector.sources {
+func (h *Handler) warnOfCallerFields(ctx caddy.Context) {
+	for _, name := range h.live.inputs.CallerFields() {
 		if name != "Authorization" && name != "Proxy-Authorization" {
 			ctx.Logger().Warn("Caddy's logs show the header field in which callers bring their token: have them send it as Authorization, or filter the field out of the logs",
 				zap.String("client", h.live.name), zap.String("field", name))
@@ -240,9 +237,10 @@ func (h *Handler) warnOfSources(ctx caddy.Context) {
 // Caddy hides there only Authorization and cookies.
 func (h *Handler) warnOfDebugLog(ctx caddy.Context) {
 	debug := ctx.Logger(new(reverseproxy.Handler)).Core().Enabled(zapcore.DebugLevel)
-	if debug && (h.injector.Query || h.injector.Name != "Authorization" || h.injector.prover != nil) {
+	place := h.live.definition.Placement()
+	if debug && (place.Query || place.Name != "Authorization" || h.live.definition.DPoP != nil) {
 		ctx.Logger().Warn("at debug level, Caddy logs the header field or the URL that carries the token or its proof: set another level where others read the log",
-			zap.String("client", h.live.name), zap.String("inject", h.injector.Name))
+			zap.String("client", h.live.name), zap.String("inject", place.Name))
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"github.com/upstream-oauth2/caddy-upstream-oauth2/authserver"
 	"github.com/upstream-oauth2/caddy-upstream-oauth2/config"
 	"github.com/upstream-oauth2/caddy-upstream-oauth2/internal/tokensource"
+	"github.com/upstream-oauth2/caddy-upstream-oauth2/internal/upstream"
 )
 
 // client is a config.Client at work in one config: it has the token requests made
@@ -115,6 +116,20 @@ func (c *client) slot(values []string) *slot {
 		return &c.shared.cache.slot
 	}
 	return c.shared.cache.accounts.slot(values)
+}
+
+// newUpstream returns what sends requests to the client's API.
+func (c *client) newUpstream() *upstream.Upstream {
+	place, re := c.definition.Placement(), c.definition.Rejection()
+	s := upstream.Settings{
+		Placement:    upstream.Placement(place),
+		Replay:       upstream.Replay(re),
+		CallerFields: c.inputs.CallerFields(),
+	}
+	if c.proofKey != nil {
+		s.Proofs = upstream.NewProofs(c.proofKey, c.shared.server.Nonces(), c.upstreamBase)
+	}
+	return upstream.New(s)
 }
 
 // warm does ahead what the first request would wait for. A client with accounts

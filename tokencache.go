@@ -445,9 +445,12 @@ func (s *slot) reject(t *authserver.Token) (replacement *flight) {
 	return s.fetchNow()
 }
 
-// replace returns the token that takes the place of t, which the API refuses;
+// Reject is reject for those who do not wait.
+func (s *slot) Reject(t *authserver.Token) { s.reject(t) }
+
+// Replace returns the token that takes the place of t, which the API refuses;
 // nil if there is none.
-func (s *slot) replace(ctx context.Context, t *authserver.Token) *authserver.Token {
+func (s *slot) Replace(ctx context.Context, t *authserver.Token) *authserver.Token {
 	if flight := s.reject(t); flight != nil {
 		select {
 		case <-flight.done:

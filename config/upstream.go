@@ -155,10 +155,10 @@ func (c *Client) TakesUntyped() bool {
 // Rejection is what counts as a rejected token, and when a request is sent again,
 // with the defaults applied.
 type Rejection struct {
-	Off       bool // no request is sent again
 	Status    []int
-	BodyLimit int64
 	Scheme    string // of the token's own challenges, beside Bearer
+	Off       bool   // no request is sent again
+	BodyLimit int64
 }
 
 // Rejection applies the defaults of replay.

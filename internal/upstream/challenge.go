@@ -1,4 +1,4 @@
-package upstreamoauth2
+package upstream
 
 import "strings"
 

@@ -1,4 +1,4 @@
-package upstreamoauth2
+package upstream
 
 import (
 	"bytes"
@@ -15,15 +15,11 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/upstream-oauth2/caddy-upstream-oauth2/authserver"
-	"github.com/upstream-oauth2/caddy-upstream-oauth2/config"
 )
 
 // maxRejection is how much of a rejection's body is kept while a new token is
 // fetched, to answer with should there be none. A longer one is passed on at once.
 const maxRejection = 16 << 10
-
-// replayRules say what counts as a rejected token.
-type replayRules struct{ config.Rejection }
 
 // verdict is what an answer says about the token.
 type verdict int
@@ -35,14 +31,14 @@ const (
 )
 
 // judge tells what an answer says about the token.
-func (rules *replayRules) judge(status int, header http.Header) verdict {
-	if !slices.Contains(rules.Status, status) {
+func (re *Replay) judge(status int, header http.Header) verdict {
+	if !slices.Contains(re.Status, status) {
 		return accepted
 	}
 	challenges := parseChallenges(header["Www-Authenticate"])
 	ours := len(header["Www-Authenticate"]) == 0 || status != http.StatusUnauthorized
 	for _, c := range challenges {
-		if !strings.EqualFold(c.scheme, "Bearer") && (rules.Scheme == "" || !strings.EqualFold(c.scheme, rules.Scheme)) {
+		if !strings.EqualFold(c.scheme, "Bearer") && (re.Scheme == "" || !strings.EqualFold(c.scheme, re.Scheme)) {
 			continue
 		}
 		switch c.err {
@@ -61,38 +57,38 @@ func (rules *replayRules) judge(status int, header http.Header) verdict {
 
 // replays reports whether a request can be sent again at all. Upgrades,
 // tunnels and gRPC streams cannot, and neither can a body known to be too long.
-func (rules *replayRules) replays(r *http.Request) bool {
-	return !rules.Off &&
+func (re *Replay) replays(r *http.Request) bool {
+	return !re.Off &&
 		r.Method != http.MethodConnect &&
 		len(r.Header["Upgrade"]) == 0 &&
 		!isGRPC(r.Header["Content-Type"]) &&
-		r.ContentLength <= rules.BodyLimit
+		r.ContentLength <= re.BodyLimit
 }
 
 func isGRPC(contentType []string) bool {
 	return len(contentType) > 0 && strings.HasPrefix(contentType[0], "application/grpc")
 }
 
-// exchange is one request on its way upstream. It is the ResponseWriter for the
+// interceptor is one request on its way upstream. It is the ResponseWriter for the
 // next handler and holds back a rejection, so that the request can be sent
 // again; all else passes through as it comes.
 //
 // It is the one thing allocated for each request, and never used for another:
 // whoever writes to it too late must not reach another caller.
-type exchange struct {
+type interceptor struct {
 	caddyhttp.ResponseWriterWrapper
 
-	handler *Handler
-	request *http.Request
-	slot    *slot
-	token   *authserver.Token
-	value   [1]string  // of the header field, see injector.put
-	body    *recording // nil without a body, or with one that is not to be kept
+	upstream *Upstream
+	request  *http.Request
+	tokens   Tokens
+	token    *authserver.Token
+	value    [1]string  // of the header field, see injector.put
+	body     *recording // nil without a body, or with one that is not to be kept
 
-	once      bool // the request has a body that is not kept
-	again     bool // this is the second attempt, which is the last
-	answered  bool // a final status has come
-	rejection *rejection
+	bodyNotKept bool // the request has a body that is not kept
+	replayed    bool // this is the second attempt, which is the last
+	answered    bool // a final status has come
+	rejection   *rejection
 }
 
 // rejection is an answer that is held back.
@@ -104,17 +100,17 @@ type rejection struct {
 	flushed bool
 }
 
-// beginning is what the next handler finds, and finds again at the second
-// attempt. It is no part of the exchange, as it can live on the stack.
-type beginning struct {
+// snapshot is what the next handler saw at the first attempt, for the second. It
+// stays out of interceptor so that it lives on the stack.
+type snapshot struct {
 	request http.Request
 	url     url.URL
 	groups  []string // of routes that have been served before
 	header  headerSnapshot
 }
 
-// note remembers the request and the answer as they are now.
-func (start *beginning) note(w http.ResponseWriter, r *http.Request) {
+// take remembers the request and the answer as they are now.
+func (start *snapshot) take(w http.ResponseWriter, r *http.Request) {
 	start.request, start.url = *r, *r.URL
 	if groups, _ := r.Context().Value(routeGroups).(map[string]struct{}); len(groups) > 0 {
 		start.groups = slices.Collect(maps.Keys(groups))
@@ -123,15 +119,15 @@ func (start *beginning) note(w http.ResponseWriter, r *http.Request) {
 }
 
 // begin makes x stand between the next handler and w.
-func (x *exchange) begin(w http.ResponseWriter, r *http.Request) {
+func (x *interceptor) begin(w http.ResponseWriter, r *http.Request) {
 	x.ResponseWriter, x.request = w, r
-	switch rules := &x.handler.rules; {
+	switch re := &x.upstream.replay; {
 	case !hasBody(r):
-	case rules.replays(r):
-		x.body = &recording{source: r.Body, limit: rules.BodyLimit}
+	case re.replays(r):
+		x.body = &recording{source: r.Body, limit: re.BodyLimit}
 		r.Body = x.body.play()
 	default:
-		x.once = true
+		x.bodyNotKept = true
 	}
 }
 
@@ -141,7 +137,7 @@ func hasBody(r *http.Request) bool {
 
 // end gives the request its own body back. A rejection that is still held back,
 // because it broke off, counts for the next request at least.
-func (x *exchange) end() {
+func (x *interceptor) end() {
 	if x.rejection != nil {
 		x.replaceLater(x.rejection.verdict)
 	}
@@ -151,36 +147,36 @@ func (x *exchange) end() {
 }
 
 // replays reports whether the request can be sent again, as things stand.
-func (x *exchange) replays() bool {
-	if x.once || x.body != nil && !x.body.whole() {
+func (x *interceptor) replays() bool {
+	if x.bodyNotKept || x.body != nil && !x.body.whole() {
 		return false
 	}
 	if x.request.Trailer != nil && !x.body.finished() {
 		return false // net/http still fills in the trailers
 	}
-	return x.handler.rules.replays(x.request)
+	return x.upstream.replay.replays(x.request)
 }
 
-// replay sends the request again, with a newer token if there is one. Whatever
+// sendAgain sends the request again, with a newer token if there is one. Whatever
 // comes of it is the answer, be it another rejection. err is what the next
 // handler returned after the first one.
-func (x *exchange) replay(next caddyhttp.Handler, start *beginning, err error) error {
+func (x *interceptor) sendAgain(next caddyhttp.Handler, start *snapshot, err error) error {
 	if err != nil { // the rejection broke off: leave it to the error routes
 		start.header.restore(x.Header())
 		return err
 	}
 	token := x.token
 	if x.rejection.verdict == rejected {
-		token = x.slot.replace(x.request.Context(), x.token)
+		token = x.tokens.Replace(x.request.Context(), x.token)
 	}
 	if token == nil || !x.rewind(start) {
 		return x.release()
 	}
 	nonce := authserver.NonceOf(x.rejection.header)
-	x.again, x.answered, x.rejection = true, false, nil
-	x.handler.injector.put(x.request, token, &x.value)
-	if prover := x.handler.injector.prover; prover != nil && nonce != "" {
-		prover.proveWith(x.request, token, nonce)
+	x.replayed, x.answered, x.rejection = true, false, nil
+	x.upstream.put(x.request, token, &x.value)
+	if proofs := x.upstream.proofs; proofs != nil && nonce != "" {
+		proofs.attachWith(x.request, token, nonce)
 	}
 	return next.ServeHTTP(x, x.request)
 }
@@ -188,7 +184,7 @@ func (x *exchange) replay(next caddyhttp.Handler, start *beginning, err error) e
 // rewind makes the request and the answer what they were at the start. It
 // reports whether it could: too much of the body may have gone by since the
 // rejection.
-func (x *exchange) rewind(start *beginning) bool {
+func (x *interceptor) rewind(start *snapshot) bool {
 	body := start.request.Body
 	if x.body != nil {
 		again := x.body.play()
@@ -210,7 +206,7 @@ func (x *exchange) rewind(start *beginning) bool {
 // the group counts as served otherwise, and all of them would be skipped. And
 // reverse_proxy writes the variables anew, while a connection that the first
 // attempt began to dial may still look at them on a goroutine of net/http.
-func (start *beginning) context() context.Context {
+func (start *snapshot) context() context.Context {
 	ctx := start.request.Context()
 	vars, _ := ctx.Value(caddyhttp.VarsCtxKey).(map[string]any)
 	ctx = context.WithValue(ctx, caddyhttp.VarsCtxKey, maps.Clone(vars))
@@ -227,7 +223,7 @@ const routeGroups = caddy.CtxKey("route_group")
 
 // release passes the rejection on that was held back, as it came: what has been
 // set in the header since its WriteHeader are trailers.
-func (x *exchange) release() error {
+func (x *interceptor) release() error {
 	held, header := x.rejection, x.Header()
 	x.rejection = nil
 	trailers := maps.Clone(header)
@@ -245,13 +241,13 @@ func (x *exchange) release() error {
 }
 
 // WriteHeader implements http.ResponseWriter.
-func (x *exchange) WriteHeader(status int) {
+func (x *interceptor) WriteHeader(status int) {
 	if x.answered {
 		return
 	}
 	if status >= 200 { // 1xx answers are not final and pass
 		x.answered = true
-		x.handler.injector.prover.note(x.Header())
+		x.upstream.proofs.note(x.Header())
 		if x.judge(status); x.rejection != nil {
 			return
 		}
@@ -260,11 +256,11 @@ func (x *exchange) WriteHeader(status int) {
 }
 
 // judge decides whether a final answer is held back.
-func (x *exchange) judge(status int) {
-	if x.again {
+func (x *interceptor) judge(status int) {
+	if x.replayed {
 		return
 	}
-	switch verdict := x.handler.rules.judge(status, x.Header()); {
+	switch verdict := x.upstream.replay.judge(status, x.Header()); {
 	case verdict == accepted:
 	case x.replays():
 		x.rejection = &rejection{verdict: verdict, status: status, header: maps.Clone(x.Header())}
@@ -275,21 +271,21 @@ func (x *exchange) judge(status int) {
 
 // judgeError has the token replaced if the next handler failed with the status of
 // a rejection, as "error 401" in handle_response does.
-func (x *exchange) judgeError(err error) {
+func (x *interceptor) judgeError(err error) {
 	if failed, ok := errors.AsType[caddyhttp.HandlerError](err); ok {
-		x.replaceLater(x.handler.rules.judge(failed.StatusCode, x.Header()))
+		x.replaceLater(x.upstream.replay.judge(failed.StatusCode, x.Header()))
 	}
 }
 
 // replaceLater has a rejected token replaced for the next request.
-func (x *exchange) replaceLater(v verdict) {
+func (x *interceptor) replaceLater(v verdict) {
 	if v == rejected {
-		x.slot.reject(x.token)
+		x.tokens.Reject(x.token)
 	}
 }
 
 // Write implements http.ResponseWriter.
-func (x *exchange) Write(p []byte) (int, error) {
+func (x *interceptor) Write(p []byte) (int, error) {
 	x.WriteHeader(http.StatusOK)
 	if x.rejection == nil {
 		return x.ResponseWriter.Write(p)
@@ -305,7 +301,7 @@ func (x *exchange) Write(p []byte) (int, error) {
 }
 
 // ReadFrom implements io.ReaderFrom.
-func (x *exchange) ReadFrom(r io.Reader) (int64, error) {
+func (x *interceptor) ReadFrom(r io.Reader) (int64, error) {
 	x.WriteHeader(http.StatusOK)
 	if x.rejection != nil {
 		return io.Copy(writerOnly{x}, r)
@@ -318,7 +314,7 @@ type writerOnly struct{ io.Writer }
 
 // FlushError implements what http.ResponseController looks for. What is held
 // back is flushed when it is released.
-func (x *exchange) FlushError() error {
+func (x *interceptor) FlushError() error {
 	x.WriteHeader(http.StatusOK)
 	if x.rejection != nil {
 		x.rejection.flushed = true
@@ -372,6 +368,6 @@ func (s *headerSnapshot) restore(h http.Header) {
 
 // Interface guards
 var (
-	_ http.ResponseWriter = (*exchange)(nil)
-	_ io.ReaderFrom       = (*exchange)(nil)
+	_ http.ResponseWriter = (*interceptor)(nil)
+	_ io.ReaderFrom       = (*interceptor)(nil)
 )

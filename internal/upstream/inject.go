@@ -1,4 +1,4 @@
-package upstreamoauth2
+package upstream
 
 import (
 	"io"
@@ -8,26 +8,23 @@ import (
 	"strings"
 
 	"github.com/upstream-oauth2/caddy-upstream-oauth2/authserver"
-	"github.com/upstream-oauth2/caddy-upstream-oauth2/config"
 )
 
 // injector puts a token where the upstream looks for it, and nothing else: what
 // the caller sent there is taken out first, under any spelling that an upstream
 // may read as the same name.
 type injector struct {
-	config.Placement
-	aliased bool // the name has a "-", "_" or ".", which may be spelled otherwise
-
-	prover  *prover  // makes DPoP proofs; nil without dpop
-	sources []string // header fields that the caller meant for us, see sourceHeaders
+	Placement
+	aliased bool    // the name has a "-", "_" or ".", which may be spelled otherwise
+	proofs  *Proofs // nil for tokens that are not bound to a key
 }
 
-func newInjector(p config.Placement) *injector {
-	return &injector{Placement: p, aliased: !p.Query && strings.ContainsAny(p.Name, "-_.")}
+func newInjector(p Placement, proofs *Proofs) injector {
+	return injector{Placement: p, aliased: !p.Query && strings.ContainsAny(p.Name, "-_."), proofs: proofs}
 }
 
-// original is what a request was before a token was put on it.
-type original struct {
+// saved is what a request was before a token was put on it.
+type saved struct {
 	header     []string
 	connection []string    // nil if it was left alone
 	others     http.Header // further fields that were taken out; nil if none
@@ -38,43 +35,43 @@ type original struct {
 
 // put sets the token on the request, in place: placeholders are bound to the
 // request, and a copy of its header would cost more than all the rest. The
-// caller puts the original back when the next handler has returned, so that
+// caller puts back what was there when the next handler has returned, so that
 // neither error routes nor later handlers see the token.
 //
-// The header field's value stands in room, which belongs to this request alone:
-// handlers such as request_header edit values in place.
-func (in *injector) put(r *http.Request, token *authserver.Token, room *[1]string) original {
-	before := in.makeRoom(r)
+// value holds the header field's value. It must be this request's own:
+// request_header edits values in place.
+func (in *injector) put(r *http.Request, token *authserver.Token, value *[1]string) saved {
+	before := in.removeCallers(r)
 	if in.Query {
 		addQuery(r.URL, in.Name, token.AccessToken.Reveal())
 	} else {
-		room[0] = in.text(token)
-		r.Header[in.Name] = room[:]
+		value[0] = in.text(token)
+		r.Header[in.Name] = value[:]
 	}
-	if in.prover != nil {
-		in.prover.prove(r, token)
+	if in.proofs != nil {
+		in.proofs.attach(r, token)
 	}
 	return before
 }
 
 // take removes the caller's copies of the field.
-func (in *injector) take(r *http.Request) original {
-	before := in.makeRoom(r)
+func (in *injector) take(r *http.Request) saved {
+	before := in.removeCallers(r)
 	if before.header != nil {
 		delete(r.Header, in.Name)
 	}
 	return before
 }
 
-// makeRoom removes what must not go upstream beside the field. The header field
+// removeCallers removes what must not go upstream beside the field. The header field
 // itself stays: put overwrites it.
-func (in *injector) makeRoom(r *http.Request) original {
+func (in *injector) removeCallers(r *http.Request) saved {
 	if in.Query {
-		before := original{rawQuery: r.URL.RawQuery, requestURI: r.RequestURI}
+		before := saved{rawQuery: r.URL.RawQuery, requestURI: r.RequestURI}
 		removeQuery(r.URL, in.Name)
 		return before
 	}
-	before := original{header: r.Header[in.Name]}
+	before := saved{header: r.Header[in.Name]}
 	if connection := r.Header["Connection"]; in.nominated(connection) {
 		before.connection = connection
 		in.keepFromConnection(r.Header, connection)
@@ -82,8 +79,8 @@ func (in *injector) makeRoom(r *http.Request) original {
 	if in.aliased {
 		before.others = in.takeAliases(r.Header)
 	}
-	if in.prover != nil {
-		before.takeOut(r.Header, dpopField)
+	if in.proofs != nil {
+		before.takeOut(r.Header, proofField)
 	}
 	if r.Trailer != nil {
 		before.body = r.Body
@@ -93,17 +90,8 @@ func (in *injector) makeRoom(r *http.Request) original {
 	return before
 }
 
-// takeSources removes what the caller meant for us alone, and returns it.
-func (in *injector) takeSources(r *http.Request) http.Header {
-	var taken original
-	for _, name := range in.sources {
-		taken.takeOut(r.Header, name)
-	}
-	return taken.others
-}
-
 // takeOut removes a field from the header and remembers it.
-func (before *original) takeOut(h http.Header, name string) {
+func (before *saved) takeOut(h http.Header, name string) {
 	values, ok := h[name]
 	if !ok {
 		return
@@ -116,15 +104,15 @@ func (before *original) takeOut(h http.Header, name string) {
 }
 
 // putBack makes the request what it was before take or put.
-func (in *injector) putBack(r *http.Request, before *original) {
+func (in *injector) putBack(r *http.Request, before *saved) {
 	if in.Query {
 		r.URL.RawQuery = before.rawQuery
 		r.RequestURI = before.requestURI // rewrite makes it anew from the URL
 	} else {
 		setOrDelete(r.Header, in.Name, before.header)
 	}
-	if in.prover != nil {
-		delete(r.Header, dpopField)
+	if in.proofs != nil {
+		delete(r.Header, proofField)
 	}
 	if before.connection != nil {
 		r.Header["Connection"] = before.connection
@@ -162,14 +150,6 @@ func setOrDelete(h http.Header, name string, values []string) {
 	}
 }
 
-// present reports whether the request brings the field itself.
-func (in *injector) present(r *http.Request) bool {
-	if in.Query {
-		return r.URL.Query().Has(in.Name)
-	}
-	return r.Header.Get(in.Name) != ""
-}
-
 // text returns the header field value for the token.
 func (in *injector) text(token *authserver.Token) string {
 	switch {
@@ -183,7 +163,7 @@ func (in *injector) text(token *authserver.Token) string {
 
 // owns reports whether a header field is set here.
 func (in *injector) owns(name string) bool {
-	return strings.EqualFold(name, in.Name) || in.prover != nil && strings.EqualFold(name, dpopField)
+	return strings.EqualFold(name, in.Name) || in.proofs != nil && strings.EqualFold(name, proofField)
 }
 
 // nominated reports whether the caller's Connection field names ours.
@@ -238,8 +218,8 @@ func (in *injector) takeAliases(h http.Header) http.Header {
 func (in *injector) takeFromTrailers(trailer http.Header) {
 	in.takeAliases(trailer)
 	delete(trailer, in.Name)
-	if in.prover != nil {
-		delete(trailer, dpopField)
+	if in.proofs != nil {
+		delete(trailer, proofField)
 	}
 }
 

@@ -1,11 +1,9 @@
-package upstreamoauth2
+package upstream
 
 import (
 	"slices"
 	"strings"
 	"testing"
-
-	"github.com/upstream-oauth2/caddy-upstream-oauth2/config"
 )
 
 // TestParseChallenges: what the APIs of this world write into WWW-Authenticate.
@@ -92,10 +90,9 @@ func FuzzWWWAuthenticate(f *testing.F) {
 				t.Errorf("the error %q comes from nowhere", c.err)
 			}
 		}
-		client := new(config.Client)
-		rules := replayRules{client.Rejection()}
+		replay := Replay{Status: []int{401}}
 		header := map[string][]string{"Www-Authenticate": {first, second}}
-		if rules.judge(200, header) != accepted {
+		if replay.judge(200, header) != accepted {
 			t.Error("a 200 is taken for a rejection")
 		}
 		quoted := strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(first + second)

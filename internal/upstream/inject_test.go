@@ -1,4 +1,4 @@
-package upstreamoauth2
+package upstream
 
 import (
 	"fmt"
@@ -14,7 +14,6 @@ import (
 	"testing"
 
 	"github.com/upstream-oauth2/caddy-upstream-oauth2/authserver"
-	"github.com/upstream-oauth2/caddy-upstream-oauth2/config"
 )
 
 // testToken returns a token in its prime.
@@ -22,10 +21,18 @@ func testToken(value, tokenType string) *authserver.Token {
 	return authserver.NewToken(value, tokenType)
 }
 
-// inserting returns what injects the way the config says; nil is the default.
-func inserting(inject *config.Inject) *injector {
-	client := config.Client{Inject: inject}
-	return newInjector(client.Placement())
+// Places for tokens.
+var (
+	authorization = Placement{Name: "Authorization", ByType: true}
+	oauthScheme   = Placement{Name: "Authorization", Scheme: "OAuth"}
+	apiToken      = Placement{Name: "X-Api-Token"}
+	accessToken   = Placement{Name: "access_token", Query: true}
+)
+
+// inserting returns what puts tokens there.
+func inserting(p Placement) *injector {
+	in := newInjector(p, nil)
+	return &in
 }
 
 // requestWith returns a request with exactly this header.
@@ -45,26 +52,24 @@ func requestFor(rawQuery string) *http.Request {
 func TestInjectedFieldValue(t *testing.T) {
 	tests := []struct {
 		name      string
-		inject    *config.Inject
+		place     Placement
 		tokenType string
 		field     string
 		want      string
 	}{
-		{"the default", nil, "Bearer", "Authorization", "Bearer opaque"},
-		{"a type in lower case", nil, "bearer", "Authorization", "Bearer opaque"},
-		{"no type", nil, "", "Authorization", "Bearer opaque"},
-		{"the odd BearerToken", nil, "BearerToken", "Authorization", "Bearer opaque"},
-		{"a scheme in Authorization", &config.Inject{Scheme: "OAuth"}, "Bearer", "Authorization", "OAuth opaque"},
-		{"a scheme for a type of its own", &config.Inject{Scheme: "Zoho-oauthtoken"}, "zoho", "Authorization", "Zoho-oauthtoken opaque"},
-		{"Authorization by name", &config.Inject{Name: "authorization"}, "bearer", "Authorization", "Bearer opaque"},
-		{"another field", &config.Inject{Name: "X-Api-Token"}, "Bearer", "X-Api-Token", "opaque"},
-		{"another field in lower case", &config.Inject{Name: "x-api-token"}, "Bearer", "X-Api-Token", "opaque"},
-		{"another field with a scheme", &config.Inject{Name: "X-Api-Token", Scheme: "Token"}, "Bearer", "X-Api-Token", "Token opaque"},
+		{"the default", authorization, "Bearer", "Authorization", "Bearer opaque"},
+		{"a type in lower case", authorization, "bearer", "Authorization", "Bearer opaque"},
+		{"no type", authorization, "", "Authorization", "Bearer opaque"},
+		{"the odd BearerToken", authorization, "BearerToken", "Authorization", "Bearer opaque"},
+		{"a scheme in Authorization", oauthScheme, "Bearer", "Authorization", "OAuth opaque"},
+		{"a scheme for a type of its own", Placement{Name: "Authorization", Scheme: "Zoho-oauthtoken"}, "zoho", "Authorization", "Zoho-oauthtoken opaque"},
+		{"another field", apiToken, "Bearer", "X-Api-Token", "opaque"},
+		{"another field with a scheme", Placement{Name: "X-Api-Token", Scheme: "Token"}, "Bearer", "X-Api-Token", "Token opaque"},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			r := requestWith(http.Header{"Accept": {"*/*"}})
-			inserting(test.inject).put(r, testToken("opaque", test.tokenType), new([1]string))
+			inserting(test.place).put(r, testToken("opaque", test.tokenType), new([1]string))
 			want := http.Header{"Accept": {"*/*"}, test.field: {test.want}}
 			if !reflect.DeepEqual(r.Header, want) {
 				t.Errorf("the header is %v, want %v", r.Header, want)
@@ -77,9 +82,9 @@ func TestInjectedFieldFollowsTheToken(t *testing.T) {
 	older, newer := testToken("older", "Bearer"), testToken("newer", "Bearer")
 	for _, token := range []*authserver.Token{older, older, newer, older, newer, newer} {
 		for prefix, in := range map[string]*injector{
-			"Bearer ": inserting(nil),
-			"OAuth ":  inserting(&config.Inject{Scheme: "OAuth"}),
-			"":        inserting(&config.Inject{Name: "X-Api-Token"}),
+			"Bearer ": inserting(authorization),
+			"OAuth ":  inserting(oauthScheme),
+			"":        inserting(apiToken),
 		} {
 			r := requestWith(http.Header{})
 			in.put(r, token, new([1]string))
@@ -92,7 +97,7 @@ func TestInjectedFieldFollowsTheToken(t *testing.T) {
 
 func TestInjectedFieldIsMadeOnceForEachToken(t *testing.T) {
 	tokens := []*authserver.Token{testToken("of one account", "Bearer"), testToken("of another account", "Bearer")}
-	handlers := []*injector{inserting(nil), inserting(nil)} // of two sites
+	handlers := []*injector{inserting(authorization), inserting(authorization)} // of two sites
 	r, room := requestWith(http.Header{}), new([1]string)
 	allocations := testing.AllocsPerRun(100, func() {
 		for _, token := range tokens {
@@ -107,7 +112,7 @@ func TestInjectedFieldIsMadeOnceForEachToken(t *testing.T) {
 }
 
 func TestInjectedFieldBelongsToItsRequest(t *testing.T) {
-	in, token := inserting(nil), testToken("opaque", "Bearer")
+	in, token := inserting(authorization), testToken("opaque", "Bearer")
 	first, second := requestWith(http.Header{}), requestWith(http.Header{})
 	in.put(first, token, new([1]string))
 	in.put(second, token, new([1]string))
@@ -126,23 +131,25 @@ func TestInjectedFieldBelongsToItsRequest(t *testing.T) {
 func TestCallersFieldIsTakenOut(t *testing.T) {
 	tests := []struct {
 		name   string
-		inject *config.Inject
+		place  Placement
 		header http.Header
 		want   http.Header // after take
 	}{
 		{
 			name:   "one copy",
+			place:  authorization,
 			header: http.Header{"Authorization": {"Basic abc"}, "Accept": {"*/*"}},
 			want:   http.Header{"Accept": {"*/*"}},
 		},
 		{
 			name:   "several copies",
+			place:  authorization,
 			header: http.Header{"Authorization": {"Basic abc", "Bearer mine"}},
 			want:   http.Header{},
 		},
 		{
-			name:   "spellings that CGI-like upstreams read as the same",
-			inject: &config.Inject{Name: "X-Api-Token"},
+			name:  "spellings that CGI-like upstreams read as the same",
+			place: apiToken,
 			header: http.Header{
 				"X-Api-Token": {"mine"}, "X_api_token": {"mine"}, "X.api.token": {"mine"}, "X_api-Token": {"mine"},
 				"x-api-token": {"mine"}, "X.API_TOKEN": {"mine"},
@@ -151,13 +158,13 @@ func TestCallersFieldIsTakenOut(t *testing.T) {
 		},
 		{
 			name:   "names that only resemble it stay",
-			inject: &config.Inject{Name: "X-Api-Token"},
+			place:  apiToken,
 			header: http.Header{"X-Api-Tokens": {"a"}, "Xapitoken": {"b"}, "X-Api-Toke": {"c"}, "X~api~token": {"d"}, "Y-Api-Token": {"e"}},
 			want:   http.Header{"X-Api-Tokens": {"a"}, "Xapitoken": {"b"}, "X-Api-Toke": {"c"}, "X~api~token": {"d"}, "Y-Api-Token": {"e"}},
 		},
 		{
 			name:   "Authorization stays where the token goes elsewhere",
-			inject: &config.Inject{Name: "X-Api-Token"},
+			place:  apiToken,
 			header: http.Header{"Authorization": {"Basic abc"}},
 			want:   http.Header{"Authorization": {"Basic abc"}},
 		},
@@ -165,7 +172,7 @@ func TestCallersFieldIsTakenOut(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			r := requestWith(test.header)
-			inserting(test.inject).take(r)
+			inserting(test.place).take(r)
 			if !reflect.DeepEqual(r.Header, test.want) {
 				t.Errorf("the header is %v, want %v", r.Header, test.want)
 			}
@@ -197,7 +204,7 @@ func TestConnectionCannotStripTheField(t *testing.T) {
 			if test.before != nil {
 				r.Header["Connection"] = slices.Clone(test.before)
 			}
-			inserting(nil).put(r, testToken("opaque", ""), new([1]string))
+			inserting(authorization).put(r, testToken("opaque", ""), new([1]string))
 			if got := r.Header["Connection"]; !reflect.DeepEqual(got, test.want) {
 				t.Errorf("Connection is %q, want %q", got, test.want)
 			}
@@ -208,13 +215,13 @@ func TestConnectionCannotStripTheField(t *testing.T) {
 	}
 }
 
-func testProver(t *testing.T) *prover {
+func testProofs(t *testing.T) *Proofs {
 	t.Helper()
 	key, err := authserver.NewProofKey()
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &prover{key: key, nonces: new(authserver.Nonces), base: "https://api.partner.example", origin: "https://api.partner.example"}
+	return NewProofs(key, new(authserver.Nonces), "https://api.partner.example/")
 }
 
 // lateTrailer is a body at whose end net/http fills in the trailers.
@@ -239,20 +246,20 @@ func (b *lateTrailer) Close() error { return nil }
 func TestTrailersCannotCarryTheField(t *testing.T) {
 	tests := []struct {
 		name   string
-		inject *config.Inject
-		prover *prover
+		place  Placement
+		proofs *Proofs
 		sent   []string
 		want   []string
 	}{
-		{"the default field", nil, nil, []string{"Authorization", "Dpop", "Checksum"}, []string{"Checksum", "Dpop"}},
-		{"the default field and a proof", nil, testProver(t), []string{"Authorization", "Dpop", "Checksum"}, []string{"Checksum"}},
-		{"another field", &config.Inject{Name: "X-Api-Token"}, nil, []string{"X-Api-Token", "X_api_token", "X.api.token", "Authorization"}, []string{"Authorization"}},
-		{"a query parameter", &config.Inject{In: "query", Name: "access_token"}, nil, []string{"Authorization"}, []string{"Authorization"}},
+		{"the default field", authorization, nil, []string{"Authorization", "Dpop", "Checksum"}, []string{"Checksum", "Dpop"}},
+		{"the default field and a proof", authorization, testProofs(t), []string{"Authorization", "Dpop", "Checksum"}, []string{"Checksum"}},
+		{"another field", apiToken, nil, []string{"X-Api-Token", "X_api_token", "X.api.token", "Authorization"}, []string{"Authorization"}},
+		{"a query parameter", accessToken, nil, []string{"Authorization"}, []string{"Authorization"}},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			in := inserting(test.inject)
-			in.prover = test.prover
+			in := inserting(test.place)
+			in.proofs = test.proofs
 			r := requestWith(http.Header{})
 			r.Trailer = make(http.Header)
 			for _, name := range test.sent {
@@ -307,7 +314,7 @@ var oddQueries = []struct {
 func TestQueryInjection(t *testing.T) {
 	for _, test := range oddQueries {
 		t.Run(test.name, func(t *testing.T) {
-			in := inserting(&config.Inject{In: "query", Name: "access_token"})
+			in := inserting(accessToken)
 
 			r := requestFor(test.before)
 			in.take(r)
@@ -329,7 +336,7 @@ func TestQueryInjection(t *testing.T) {
 
 	t.Run("a name that needs escapes", func(t *testing.T) {
 		r := requestFor("access token=mine&access+token=mine&access%20token=mine&page=2")
-		inserting(&config.Inject{In: "query", Name: "access token"}).put(r, testToken("opaque", ""), new([1]string))
+		inserting(Placement{Name: "access token", Query: true}).put(r, testToken("opaque", ""), new([1]string))
 		if got, want := r.URL.RawQuery, "page=2&access+token=opaque"; got != want {
 			t.Errorf("the query is %q, want %q", got, want)
 		}
@@ -337,57 +344,56 @@ func TestQueryInjection(t *testing.T) {
 }
 
 func TestPresent(t *testing.T) {
-	token, query := &config.Inject{Name: "X-Api-Token"}, &config.Inject{In: "query", Name: "access_token"}
 	tests := []struct {
 		name     string
-		inject   *config.Inject
+		place    Placement
 		header   http.Header
 		rawQuery string
 		want     bool
 	}{
-		{"no field", nil, http.Header{"Accept": {"*/*"}}, "", false},
-		{"the field", nil, http.Header{"Authorization": {"Basic abc"}}, "", true},
-		{"an empty field", nil, http.Header{"Authorization": {""}}, "", false},
-		{"Authorization where the token goes elsewhere", token, http.Header{"Authorization": {"Basic abc"}}, "", false},
-		{"the other field", token, http.Header{"X-Api-Token": {"mine"}}, "", true},
-		{"no parameter", query, nil, "page=2", false},
-		{"the parameter", query, nil, "page=2&access_token=mine", true},
-		{"the parameter percent-encoded", query, nil, "access%5Ftoken=mine", true},
+		{"no field", authorization, http.Header{"Accept": {"*/*"}}, "", false},
+		{"the field", authorization, http.Header{"Authorization": {"Basic abc"}}, "", true},
+		{"an empty field", authorization, http.Header{"Authorization": {""}}, "", false},
+		{"Authorization where the token goes elsewhere", apiToken, http.Header{"Authorization": {"Basic abc"}}, "", false},
+		{"the other field", apiToken, http.Header{"X-Api-Token": {"mine"}}, "", true},
+		{"no parameter", accessToken, nil, "page=2", false},
+		{"the parameter", accessToken, nil, "page=2&access_token=mine", true},
+		{"the parameter percent-encoded", accessToken, nil, "access%5Ftoken=mine", true},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			r := requestFor(test.rawQuery)
 			r.Header = test.header
-			if got := inserting(test.inject).present(r); got != test.want {
-				t.Errorf("present = %v, want %v", got, test.want)
+			if got := New(Settings{Placement: test.place}).Present(r); got != test.want {
+				t.Errorf("Present is %v, want %v", got, test.want)
 			}
 		})
 	}
 }
 
-// snapshot is all of a request that an injector may touch, copied.
-type snapshot struct {
+// content is all of a request that an injector may touch, copied.
+type content struct {
 	header, trailer http.Header
 	url             url.URL
 	body            io.ReadCloser
 	requestURI      string
 }
 
-func snapshotOf(r *http.Request) snapshot {
-	return snapshot{header: r.Header.Clone(), trailer: r.Trailer.Clone(), url: *r.URL, body: r.Body, requestURI: r.RequestURI}
+func contentOf(r *http.Request) content {
+	return content{header: r.Header.Clone(), trailer: r.Trailer.Clone(), url: *r.URL, body: r.Body, requestURI: r.RequestURI}
 }
 
 func TestPutBackRestoresTheRequestBitForBit(t *testing.T) {
 	for seed := range uint64(5000) {
 		dice := rand.New(rand.NewPCG(seed, 0))
-		inject := randomInject(dice)
-		in := inserting(inject)
+		place := randomPlace(dice)
+		in := inserting(place)
 		r := randomRequest(dice, in)
-		before := snapshotOf(r)
-		what := fmt.Sprintf("seed %d: %+v, header %q, query %q", seed, inject, before.header, before.url.RawQuery)
+		before := contentOf(r)
+		what := fmt.Sprintf("seed %d: %+v, header %q, query %q", seed, place, before.header, before.url.RawQuery)
 
 		// Without a token to put there, take alone is used.
-		var undo original
+		var undo saved
 		token := "token-" + fmt.Sprint(seed)
 		if dice.IntN(3) == 0 {
 			token = ""
@@ -419,7 +425,7 @@ func TestPutBackRestoresTheRequestBitForBit(t *testing.T) {
 		}
 
 		in.putBack(r, &undo)
-		if after := snapshotOf(r); !reflect.DeepEqual(after, before) {
+		if after := contentOf(r); !reflect.DeepEqual(after, before) {
 			t.Fatalf("%s: not as before\n got %+v\nwant %+v", what, after, before)
 		}
 	}
@@ -427,7 +433,7 @@ func TestPutBackRestoresTheRequestBitForBit(t *testing.T) {
 
 // whileInjected compares the request with what it should be while the token is
 // on it, or after take if the token is empty. It returns what is wrong.
-func whileInjected(r *http.Request, before snapshot, in *injector, token string) string {
+func whileInjected(r *http.Request, before content, in *injector, token string) string {
 	rest := before.header.Clone() // what is for the upstream
 	if in.Query {
 		values, _ := url.ParseQuery(r.URL.RawQuery) // broken parameters are left out
@@ -489,15 +495,15 @@ func sameToCGI(a, b string) bool {
 	return variable(a) == variable(b)
 }
 
-func randomInject(dice *rand.Rand) *config.Inject {
+func randomPlace(dice *rand.Rand) Placement {
 	return pick(dice,
-		nil,
-		&config.Inject{Scheme: "OAuth"},
-		&config.Inject{Name: "X-Api-Token"},
-		&config.Inject{Name: "x-api-token", Scheme: "Token"},
-		&config.Inject{Name: "Token"},
-		&config.Inject{In: "query", Name: "access_token"},
-		&config.Inject{In: "query", Name: "a token/?&="},
+		authorization,
+		oauthScheme,
+		apiToken,
+		Placement{Name: "X-Api-Token", Scheme: "Token"},
+		Placement{Name: "Token"},
+		accessToken,
+		Placement{Name: "a token/?&=", Query: true},
 	)
 }
 
