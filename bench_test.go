@@ -16,6 +16,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/upstream-oauth2/caddy-upstream-oauth2/config"
+	"github.com/upstream-oauth2/caddy-upstream-oauth2/internal/tokencache"
 )
 
 // The goal for a request that finds a fresh token: one allocation and 150 ns
@@ -312,16 +313,16 @@ func cleanUp(tb testing.TB, app *App) {
 // often there was none.
 func untilToken(b *testing.B, client *client) (failures int) {
 	for {
-		_, err := client.shared.cache.slot.token(b.Context())
+		_, _, err := client.shared.cache.Entry(nil).Token(b.Context())
 		if err == nil {
 			return failures
 		}
-		waiting, ok := errors.AsType[*backoffError](err)
+		waiting, ok := errors.AsType[*tokencache.Failure](err)
 		if !ok {
 			b.Fatal(err)
 		}
 		failures++
-		<-time.After(waiting.retryIn + time.Millisecond)
+		<-time.After(waiting.RetryIn + time.Millisecond)
 	}
 }
 

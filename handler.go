@@ -44,12 +44,12 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, next caddyhttp.H
 	case flaw != nil:
 		return h.withoutToken(w, r, next, flaw)
 	}
-	slot := h.live.slot(values)
-	token, err := slot.token(r.Context())
+	entry := h.live.shared.cache.Entry(values)
+	token, _, err := entry.Token(r.Context())
 	if err != nil {
 		return h.withoutToken(w, r, next, err)
 	}
-	return h.upstream.Send(w, r, next, slot, token)
+	return h.upstream.Send(w, r, next, entry, token)
 }
 
 // errTrace refuses TRACE, whose answer would show the caller our token

@@ -12,6 +12,7 @@ import (
 
 	"github.com/upstream-oauth2/caddy-upstream-oauth2/authserver"
 	"github.com/upstream-oauth2/caddy-upstream-oauth2/config"
+	"github.com/upstream-oauth2/caddy-upstream-oauth2/internal/tokencache"
 	"github.com/upstream-oauth2/caddy-upstream-oauth2/internal/tokensource"
 	"github.com/upstream-oauth2/caddy-upstream-oauth2/internal/upstream"
 )
@@ -89,7 +90,7 @@ func (c *client) open(ctx caddy.Context) error {
 	}
 
 	c.key = c.sharingKey(settings, unread)
-	if c.shared, err = openShared(c.key, c.definition); err != nil {
+	if c.shared, err = openShared(c.key, c.cacheSettings()); err != nil {
 		return err
 	}
 	if c.definition.DPoP != nil && c.proofKey == nil {
@@ -98,24 +99,26 @@ func (c *client) open(ctx caddy.Context) error {
 		}
 	}
 	c.Source = tokensource.New(c.definition, c.resolver, transport, &c.shared.server, c.proofKey)
-	c.shared.cache.lend(c)
+	c.shared.cache.Lend(c)
 	return nil
 }
 
 // close leaves the cache, which ends with its last client.
 func (c *client) close() error {
-	c.shared.cache.takeBack(c)
+	c.shared.cache.TakeBack(c)
 	c.resolver.Close()
 	return closeShared(c.key)
 }
 
-// slot returns the client's only slot, or that of the account for which a request
-// has those values.
-func (c *client) slot(values []string) *slot {
-	if len(c.inputs) == 0 {
-		return &c.shared.cache.slot
+// cacheSettings are the client's settings as far as they shape its tokens' lives.
+func (c *client) cacheSettings() tokencache.Settings {
+	life, _ := c.definition.Life() // checked before
+	return tokencache.Settings{
+		RefreshAheadPercent: life.AheadPercent,
+		RefreshAhead:        life.Ahead,
+		DefaultLifetime:     life.Default,
+		MaxAccounts:         c.definition.AccountLimit(),
 	}
-	return c.shared.cache.accounts.slot(values)
 }
 
 // newUpstream returns what sends requests to the client's API.
@@ -136,9 +139,7 @@ func (c *client) newUpstream() *upstream.Upstream {
 // has its issuer's metadata fetched, so that a mistake there shows at once.
 func (c *client) warm(ctx context.Context) {
 	if len(c.inputs) == 0 {
-		if flight := c.shared.cache.slot.warm(); flight != nil {
-			<-flight.done
-		}
+		c.shared.cache.Entry(nil).Warm()
 		return
 	}
 	if err := c.Prepare(ctx); err != nil && ctx.Err() == nil {

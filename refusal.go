@@ -12,6 +12,7 @@ import (
 
 	"github.com/upstream-oauth2/caddy-upstream-oauth2/authserver"
 	"github.com/upstream-oauth2/caddy-upstream-oauth2/config"
+	"github.com/upstream-oauth2/caddy-upstream-oauth2/internal/tokencache"
 	"github.com/upstream-oauth2/caddy-upstream-oauth2/internal/tokensource"
 )
 
@@ -38,9 +39,9 @@ func (c *client) refusalOf(err error) reply {
 
 	re := reply{status: http.StatusBadGateway, text: noToken + "the request for one failed"}
 	switch {
-	case answered && failed.Kind == authserver.Unavailable, errors.Is(err, errNoLife), errors.Is(err, context.Canceled):
+	case answered && failed.Kind == authserver.Unavailable, errors.Is(err, tokencache.ErrExpiredOnArrival), errors.Is(err, context.Canceled):
 		re = retryLater(err, "the authorization server is unavailable")
-	case errors.Is(err, errFull):
+	case errors.Is(err, tokencache.ErrTooManyWaiting):
 		re = retryLater(err, "too many callers wait for one")
 	case answered && failed.Kind == authserver.Refused:
 		re.text = noToken + "the authorization server refused to issue one"
@@ -90,8 +91,8 @@ func unauthorized(challenge, text string) reply {
 // retryLater tells when the next token request will have been made.
 func retryLater(err error, why string) reply {
 	seconds := 1
-	if waiting, ok := errors.AsType[*backoffError](err); ok {
-		seconds = max(1, int(math.Ceil(float64(waiting.retryIn)/float64(time.Second))))
+	if waiting, ok := errors.AsType[*tokencache.Failure](err); ok {
+		seconds = max(1, int(math.Ceil(float64(waiting.RetryIn)/float64(time.Second))))
 	}
 	return reply{http.StatusServiceUnavailable, noToken + why, http.Header{"Retry-After": {strconv.Itoa(seconds)}}}
 }

@@ -7,45 +7,46 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/upstream-oauth2/caddy-upstream-oauth2/authserver"
+	"github.com/upstream-oauth2/caddy-upstream-oauth2/internal/tokencache"
 	"github.com/upstream-oauth2/caddy-upstream-oauth2/internal/tokensource"
 )
 
-// report implements fetcher: it logs how a token request went, so that a
+// Report implements tokencache.Source: it logs how a token request went, so that a
 // person can act on it.
-func (c *client) report(o outcome) {
+func (c *client) Report(o tokencache.Outcome) {
 	logger := c.logger
-	if o.account != "" {
-		logger = c.accountLogger.With(zap.String("account", o.account))
+	if o.Account != "" {
+		logger = c.accountLogger.With(zap.String("account", o.Account))
 	}
-	if o.err == nil {
+	if o.Err == nil {
 		level, message := zap.DebugLevel, "token renewed"
 		switch {
-		case o.first && o.account != "":
+		case o.First && o.Account != "":
 			message = "first token obtained"
-		case o.first:
+		case o.First:
 			level, message = zap.InfoLevel, "first token obtained"
-		case o.failures > 0:
+		case o.Failures > 0:
 			level, message = zap.InfoLevel, "token obtained again"
 		}
 		logger.Log(level, message,
-			zap.Duration("expires_in", o.lifeLeft.Round(time.Millisecond)),
-			zap.Duration("renew_in", o.renewIn.Round(time.Millisecond)))
+			zap.Duration("expires_in", o.LifeLeft.Round(time.Millisecond)),
+			zap.Duration("renew_in", o.RenewIn.Round(time.Millisecond)))
 		return
 	}
 
 	message := "token request failed; requests are answered without going upstream"
 	fields := []zap.Field{
-		zap.Error(o.err),
-		zap.String("oauth_error", oauthError(o.err)),
-		zap.Int("failures", o.failures),
-		zap.Duration("next_attempt_in", o.retryIn.Round(time.Millisecond)),
+		zap.Error(o.Err),
+		zap.String("oauth_error", oauthError(o.Err)),
+		zap.Int("failures", o.Failures),
+		zap.Duration("next_attempt_in", o.RetryIn.Round(time.Millisecond)),
 	}
-	if o.lifeLeft > 0 {
+	if o.LifeLeft > 0 {
 		message = "token request failed; the token in hand is still served"
-		fields = append(fields, zap.Duration("expires_in", o.lifeLeft.Round(time.Millisecond)))
+		fields = append(fields, zap.Duration("expires_in", o.LifeLeft.Round(time.Millisecond)))
 	}
 	level := zap.ErrorLevel
-	if c.FaultOf(o.err) != tokensource.NotTheCallers {
+	if c.FaultOf(o.Err) != tokensource.NotTheCallers {
 		level = zap.InfoLevel // callers must not be able to raise an alarm
 	}
 	logger.Log(level, message, fields...)
@@ -60,4 +61,4 @@ func oauthError(err error) string {
 }
 
 // Interface guards
-var _ fetcher = (*client)(nil)
+var _ tokencache.Source = (*client)(nil)

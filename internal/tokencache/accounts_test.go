@@ -1,10 +1,11 @@
-package upstreamoauth2
+package tokencache
 
 import (
 	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -52,33 +53,42 @@ func (s *accountServer) Fetch(_ context.Context, inputs []string, _ *authserver.
 	return token, nil
 }
 
-func (s *accountServer) report(outcome) {}
+func (s *accountServer) Report(Outcome) {}
 
-func openAccounts(t testing.TB, limit int, s *accountServer) *tokenCache {
+// open returns a cache with a source, until the test ends.
+func open(t testing.TB, settings Settings, source Source) *Cache {
 	t.Helper()
-	cache := newTokenCache(twentyPercent, limit)
-	cache.lend(s)
+	cache := New(settings)
+	cache.Lend(source)
 	t.Cleanup(func() {
-		cache.takeBack(s)
-		cache.close()
+		cache.TakeBack(source)
+		cache.Close()
 	})
 	return cache
 }
 
+// openAccounts is open for a client with that many accounts.
+func openAccounts(t testing.TB, limit int, source Source) *Cache {
+	t.Helper()
+	settings := twentyPercent
+	settings.MaxAccounts = limit
+	return open(t, settings, source)
+}
+
 // size counts the accounts that are held, those with a token and the others.
-func (a *accounts) size() (good, others int) {
+func (a *accounts) size() (withToken, others int) {
 	for i := range a.shards {
 		shard := &a.shards[i]
 		shard.mu.Lock()
-		good += shard.lists[proven].Len()
-		others += shard.lists[unproven].Len() + shard.lists[waiting].Len()
+		withToken += shard.lists[good].Len()
+		others += shard.lists[failed].Len() + shard.lists[pending].Len()
 		shard.mu.Unlock()
 	}
-	return good, others
+	return withToken, others
 }
 
 // TestAccountsNeverGetEachOthersTokens runs callers of many accounts at random
-// through a cache that is too small for them, so that slots come and go.
+// through a cache that is too small for them, so that entries come and go.
 func TestAccountsNeverGetEachOthersTokens(t *testing.T) {
 	server := &accountServer{lifetime: time.Hour}
 	cache := openAccounts(t, 50, server)
@@ -88,7 +98,7 @@ func TestAccountsNeverGetEachOthersTokens(t *testing.T) {
 			dice := rand.New(rand.NewPCG(seed, 1))
 			for range 2000 {
 				account := fmt.Sprint("account ", dice.IntN(200))
-				token, err := cache.accounts.slot([]string{account}).token(t.Context())
+				token, _, err := cache.Entry([]string{account}).Token(t.Context())
 				if err != nil {
 					t.Errorf("%s: %v", account, err)
 					return
@@ -101,8 +111,8 @@ func TestAccountsNeverGetEachOthersTokens(t *testing.T) {
 		})
 	}
 	callers.Wait()
-	if proven, _ := cache.accounts.size(); proven > 50 {
-		t.Errorf("%d accounts are held, the limit is 50", proven)
+	if held, _ := cache.accounts.size(); held > 50 {
+		t.Errorf("%d accounts are held, the limit is 50", held)
 	}
 }
 
@@ -128,21 +138,21 @@ func TestFloodOfBadAccountsLeavesGoodOnesAlone(t *testing.T) {
 	server := &accountServer{lifetime: time.Hour, refuse: func(account string) bool { return strings.HasPrefix(account, "bad") }}
 	cache := openAccounts(t, 100, server)
 	for i := range 100 {
-		if _, err := cache.accounts.slot([]string{fmt.Sprint("good ", i)}).token(t.Context()); err != nil {
+		if _, _, err := cache.Entry([]string{fmt.Sprint("good ", i)}).Token(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 	}
 	for i := range 10_000 {
-		if _, err := cache.accounts.slot([]string{fmt.Sprint("bad ", i)}).token(t.Context()); !errors.Is(err, errRefused) {
+		if _, _, err := cache.Entry([]string{fmt.Sprint("bad ", i)}).Token(t.Context()); !errors.Is(err, errRefused) {
 			t.Fatalf("bad %d: %v", i, err)
 		}
 	}
-	proven, unproven := cache.accounts.size()
-	if proven != 100 {
-		t.Errorf("%d of 100 good accounts are left", proven)
+	held, bad := cache.accounts.size()
+	if held != 100 {
+		t.Errorf("%d of 100 good accounts are left", held)
 	}
-	if unproven > 25 {
-		t.Errorf("%d bad accounts are held", unproven)
+	if bad > 25 {
+		t.Errorf("%d bad accounts are held", bad)
 	}
 }
 
@@ -152,15 +162,13 @@ func TestManyNewcomersAtATime(t *testing.T) {
 	const accounts = 1000
 	synctest.Test(t, func(t *testing.T) {
 		server := &accountServer{lifetime: time.Hour, takes: func(string) time.Duration { return time.Second }}
-		cache := newTokenCache(twentyPercent, accounts)
-		cache.fetchers = []fetcher{server}
-		defer cache.close()
+		cache := openAccounts(t, accounts, server)
 
 		var asking sync.WaitGroup
 		for i := range accounts {
 			asking.Go(func() {
 				for range 20 {
-					if _, err := cache.accounts.slot([]string{fmt.Sprint("account ", i)}).token(t.Context()); err != nil {
+					if _, _, err := cache.Entry([]string{fmt.Sprint("account ", i)}).Token(t.Context()); err != nil {
 						t.Errorf("account %d: %v", i, err)
 						return
 					}
@@ -178,7 +186,7 @@ func TestManyNewcomersAtATime(t *testing.T) {
 
 // TestFloodOfNewcomersIsBounded, and keeps nobody from being renewed.
 func TestFloodOfNewcomersIsBounded(t *testing.T) {
-	const flood = 3 * minWaiting
+	const flood = 3 * minPending
 	synctest.Test(t, func(t *testing.T) {
 		server := &accountServer{lifetime: 10 * time.Minute, takes: func(account string) time.Duration {
 			if account == "good" {
@@ -186,10 +194,8 @@ func TestFloodOfNewcomersIsBounded(t *testing.T) {
 			}
 			return time.Minute
 		}}
-		cache := newTokenCache(twentyPercent, 100)
-		cache.fetchers = []fetcher{server}
-		defer cache.close()
-		if _, err := cache.accounts.slot([]string{"good"}).token(t.Context()); err != nil {
+		cache := openAccounts(t, 100, server)
+		if _, _, err := cache.Entry([]string{"good"}).Token(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 
@@ -197,7 +203,7 @@ func TestFloodOfNewcomersIsBounded(t *testing.T) {
 		var full atomic.Int64
 		for i := range flood {
 			flooding.Go(func() {
-				if _, err := cache.accounts.slot([]string{fmt.Sprint("newcomer ", i)}).token(t.Context()); errors.Is(err, errFull) {
+				if _, _, err := cache.Entry([]string{fmt.Sprint("newcomer ", i)}).Token(t.Context()); errors.Is(err, ErrTooManyWaiting) {
 					full.Add(1)
 				} else if err != nil {
 					t.Error(err)
@@ -206,12 +212,12 @@ func TestFloodOfNewcomersIsBounded(t *testing.T) {
 		}
 		synctest.Wait()
 		// Those who come at the very same time are counted before one is let in.
-		if n := full.Load(); n < flood-minWaiting-100 || n > flood-minWaiting+100 {
-			t.Errorf("%d of %d newcomers are told that too many wait, want about %d", n, flood, flood-minWaiting)
+		if n := full.Load(); n < flood-minPending-100 || n > flood-minPending+100 {
+			t.Errorf("%d of %d newcomers are told that too many wait, want about %d", n, flood, flood-minPending)
 		}
 		for range 660 { // a request every second, while the flood has its token requests made
 			time.Sleep(time.Second)
-			if token, err := cache.accounts.slot([]string{"good"}).token(t.Context()); err != nil || token.RequestedAt.Add(token.Lifetime).Before(time.Now()) {
+			if token, _, err := cache.Entry([]string{"good"}).Token(t.Context()); err != nil || token.RequestedAt.Add(token.Lifetime).Before(time.Now()) {
 				t.Errorf("the good account has %v and %v", token, err)
 				break
 			}
@@ -241,13 +247,11 @@ func TestWhatWasNotAskedSaysNothing(t *testing.T) {
 		down := &authserver.Error{Kind: authserver.Unavailable, RetryAfter: time.Minute}
 		unread := errors.New("the key cannot be read")
 		server := &failingServer{errs: map[string]error{"first": down, "probe": unread}}
-		cache := newTokenCache(twentyPercent, 100)
-		cache.fetchers = []fetcher{server}
-		defer cache.close()
+		cache := openAccounts(t, 100, server)
 		// ask checks what an account is told.
 		ask := func(account string, want error) {
 			t.Helper()
-			if _, err := cache.accounts.slot([]string{account}).token(t.Context()); !errors.Is(err, want) {
+			if _, _, err := cache.Entry([]string{account}).Token(t.Context()); !errors.Is(err, want) {
 				t.Errorf("%s is told %v, want %v", account, err, want)
 			}
 		}
@@ -267,15 +271,13 @@ func TestWhatWasNotAskedSaysNothing(t *testing.T) {
 func TestRefusedAccountBacksOffByItself(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		server := &accountServer{lifetime: time.Hour, refuse: func(account string) bool { return account == "bad" }}
-		cache := newTokenCache(twentyPercent, 100)
-		cache.fetchers = []fetcher{server}
-		defer cache.close()
+		cache := openAccounts(t, 100, server)
 
 		for range 600 { // a request every second for ten minutes
-			if _, err := cache.accounts.slot([]string{"bad"}).token(t.Context()); err == nil {
+			if _, _, err := cache.Entry([]string{"bad"}).Token(t.Context()); err == nil {
 				t.Fatal("a refused account got a token")
 			}
-			if _, err := cache.accounts.slot([]string{"good"}).token(t.Context()); err != nil {
+			if _, _, err := cache.Entry([]string{"good"}).Token(t.Context()); err != nil {
 				t.Fatal(err)
 			}
 			time.Sleep(time.Second)
@@ -289,16 +291,14 @@ func TestRefusedAccountBacksOffByItself(t *testing.T) {
 func TestIdleAccountIsEvictedWhenItsTokenHasExpired(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		server := &accountServer{lifetime: time.Minute}
-		cache := newTokenCache(twentyPercent, 100)
-		cache.fetchers = []fetcher{server}
-		defer cache.close()
+		cache := openAccounts(t, 100, server)
 
-		if _, err := cache.accounts.slot([]string{"alice"}).token(t.Context()); err != nil {
+		if _, _, err := cache.Entry([]string{"alice"}).Token(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(5 * time.Minute)
-		if proven, unproven := cache.accounts.size(); proven+unproven != 0 {
-			t.Errorf("%d accounts are held after five minutes without a request", proven+unproven)
+		if held, bad := cache.accounts.size(); held+bad != 0 {
+			t.Errorf("%d accounts are held after five minutes without a request", held+bad)
 		}
 		if n := server.requests.Load(); n != 1 { // one use alone is no reason to renew
 			t.Errorf("%d token requests, want 1", n)
@@ -312,7 +312,7 @@ func TestConcurrentCallersOfAnAccountShareOneFetch(t *testing.T) {
 	var callers sync.WaitGroup
 	for range 500 {
 		callers.Go(func() {
-			if _, err := cache.accounts.slot([]string{"alice"}).token(t.Context()); err != nil {
+			if _, _, err := cache.Entry([]string{"alice"}).Token(t.Context()); err != nil {
 				t.Error(err)
 			}
 		})
@@ -331,7 +331,7 @@ func BenchmarkAccountHit(b *testing.B) {
 	values := make([][]string, 5000)
 	for i := range values {
 		values[i] = []string{fmt.Sprintf("user-%d@example.com", i)}
-		if _, err := cache.accounts.slot(values[i]).token(b.Context()); err != nil {
+		if _, _, err := cache.Entry(values[i]).Token(b.Context()); err != nil {
 			b.Fatal(err)
 		}
 	}
@@ -341,7 +341,7 @@ func BenchmarkAccountHit(b *testing.B) {
 			var n atomic.Uint64
 			work := func(next func() bool) {
 				for i := n.Add(1) * 997; next(); i++ {
-					if _, err := cache.accounts.slot(values[i%uint64(len(values))]).token(b.Context()); err != nil {
+					if _, _, err := cache.Entry(values[i%uint64(len(values))]).Token(b.Context()); err != nil {
 						b.Error(err)
 					}
 				}
@@ -361,24 +361,20 @@ func BenchmarkAccountMemory(b *testing.B) {
 	const limit = 10_000
 	for b.Loop() {
 		server := &accountServer{lifetime: time.Hour}
-		cache := newTokenCache(twentyPercent, limit)
-		cache.fetchers = []fetcher{server}
+		cache := openAccounts(b, limit, server)
 		before := heapInUse()
 		for i := range 10 * limit {
 			server.padding = strings.Repeat("x", 1024-len("for ")-len("user-000000@example.com"))
-			if _, err := cache.accounts.slot([]string{fmt.Sprintf("user-%06d@example.com", i)}).token(b.Context()); err != nil {
+			if _, _, err := cache.Entry([]string{fmt.Sprintf("user-%06d@example.com", i)}).Token(b.Context()); err != nil {
 				b.Fatal(err)
 			}
 		}
-		proven, _ := cache.accounts.size()
-		b.ReportMetric(float64(heapInUse()-before)/float64(proven), "bytes/account")
-		b.ReportMetric(float64(proven), "accounts")
-		cache.close()
+		held, _ := cache.accounts.size()
+		b.ReportMetric(float64(heapInUse()-before)/float64(held), "bytes/account")
+		b.ReportMetric(float64(held), "accounts")
+		cache.Close()
 	}
 }
-
-// Interface guard
-var _ fetcher = (*accountServer)(nil)
 
 // TestOutageCostsFewRequests, however many accounts want a token, or have one that
 // grows old.
@@ -406,15 +402,13 @@ func TestOutageCostsFewRequests(t *testing.T) {
 					}
 					return nil
 				}}
-				cache := newTokenCache(twentyPercent, 1000)
-				cache.fetchers = []fetcher{server}
-				defer cache.close()
+				cache := openAccounts(t, 1000, server)
 				down.Store(!test.known)
 				var callers sync.WaitGroup
 				for i := range 500 {
 					callers.Go(func() {
 						for range 300 { // five minutes
-							_, _ = cache.accounts.slot([]string{fmt.Sprint(i)}).token(t.Context())
+							_, _, _ = cache.Entry([]string{fmt.Sprint(i)}).Token(t.Context())
 							time.Sleep(time.Second)
 						}
 					})
@@ -448,11 +442,9 @@ func TestOneFetchAtATimeForAnAccount(t *testing.T) {
 			})
 			return 2 * time.Second
 		}}
-		cache := newTokenCache(twentyPercent, 1)
-		cache.fetchers = []fetcher{server}
-		defer cache.close()
+		cache := openAccounts(t, 1, server)
 		ask := func(account string) *authserver.Token {
-			held, err := cache.accounts.slot([]string{account}).token(t.Context())
+			held, _, err := cache.Entry([]string{account}).Token(t.Context())
 			if err != nil {
 				t.Errorf("%s: %v", account, err)
 			}
@@ -461,7 +453,7 @@ func TestOneFetchAtATimeForAnAccount(t *testing.T) {
 		old := ask("alice")
 		go ask("bob") // has a token in two seconds
 		time.Sleep(time.Second)
-		cache.accounts.slot([]string{"alice"}).reject(old) // hers is replaced from now on
+		cache.Entry([]string{"alice"}).Reject(old) // hers is replaced from now on
 		time.Sleep(1100 * time.Millisecond)
 		ask("alice")
 		time.Sleep(time.Minute)
@@ -472,4 +464,13 @@ func TestOneFetchAtATimeForAnAccount(t *testing.T) {
 			t.Errorf("%d fetches at a time for one account", most)
 		}
 	})
+}
+
+// heapInUse returns the size of what is reachable.
+func heapInUse() uint64 {
+	var stats runtime.MemStats
+	runtime.GC()
+	runtime.GC() // the first one only fills the victim caches of sync.Pool
+	runtime.ReadMemStats(&stats)
+	return stats.HeapAlloc
 }
