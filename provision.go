@@ -118,6 +118,7 @@ func (c *client) cacheSettings() tokencache.Settings {
 		RefreshAhead:        life.Ahead,
 		DefaultLifetime:     life.Default,
 		MaxAccounts:         c.definition.AccountLimit(),
+		MaxWait:             c.definition.RequestTimeout(),
 	}
 }
 

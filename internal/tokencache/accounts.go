@@ -36,7 +36,7 @@ type account struct {
 	values   []string
 	element  *list.Element // in the shard's list for its standing; nil if evicted
 	standing standing
-	fetching bool // were it evicted now, there might be two fetches for it
+	fetching *call // not nil: were it evicted now, there might be two fetches for it
 }
 
 // standing says whether an account ever had a token. A flood of accounts that
@@ -130,21 +130,23 @@ func (a *accounts) entry(values []string) *Entry {
 func (a *accounts) full() bool { return a.counts[pending].Load() > a.maxPending }
 
 // began notes that a fetch begins for an account.
-func (a *accounts) began(acc *account) {
+func (a *accounts) began(acc *account, c *call) {
 	shard := a.shard(acc.key)
 	shard.mu.Lock()
 	defer shard.mu.Unlock()
-	acc.fetching = true
+	acc.fetching = c
 	if acc.standing == failed {
 		a.move(shard, acc, pending)
 	}
 }
 
 // ended notes how an account's fetch went.
-func (a *accounts) ended(acc *account, err error) {
+func (a *accounts) ended(acc *account, c *call, err error) {
 	shard := a.shard(acc.key)
 	shard.mu.Lock()
-	acc.fetching = false
+	if acc.fetching == c { // and no other one has begun meanwhile
+		acc.fetching = nil
+	}
 	added := err == nil && acc.standing != good && a.move(shard, acc, good)
 	shard.mu.Unlock()
 	for added && a.counts[good].Load() > a.maxGood && a.evictOldest(acc) {
@@ -160,7 +162,7 @@ func (a *accounts) refused(acc *account) {
 	shard := a.shard(acc.key)
 	shard.mu.Lock()
 	var oldest *account
-	if acc.standing == pending && !acc.fetching && a.move(shard, acc, failed) && shard.lists[failed].Len() > a.maxFailed {
+	if acc.standing == pending && acc.fetching == nil && a.move(shard, acc, failed) && shard.lists[failed].Len() > a.maxFailed {
 		oldest = shard.lists[failed].Back().Value.(*account)
 		a.evict(shard, oldest)
 	}
@@ -205,7 +207,7 @@ func (a *accounts) evictOldestOf(shard *accountShard, newcomer *account) *accoun
 	shard.mu.Lock()
 	defer shard.mu.Unlock()
 	for element := shard.lists[good].Back(); element != nil; element = element.Prev() {
-		if oldest := element.Value.(*account); oldest != newcomer && !oldest.fetching {
+		if oldest := element.Value.(*account); oldest != newcomer && oldest.fetching == nil {
 			a.evict(shard, oldest)
 			return oldest
 		}
@@ -218,7 +220,7 @@ func (a *accounts) evictOldestOf(shard *accountShard, newcomer *account) *accoun
 func (a *accounts) evictIdle(acc *account) {
 	shard := a.shard(acc.key)
 	shard.mu.Lock()
-	idle := !acc.fetching
+	idle := acc.fetching == nil
 	if idle {
 		a.evict(shard, acc)
 	}

@@ -21,7 +21,8 @@ import (
 // test wants refused.
 type accountServer struct {
 	refuse   func(account string) bool
-	fails    func() error // nil for never
+	fails    func() error               // nil for never
+	failsFor func(account string) error // likewise
 	lifetime time.Duration
 	takes    func(account string) time.Duration // to answer; nil for no time
 	padding  string                             // makes tokens as long as real ones
@@ -45,6 +46,11 @@ func (s *accountServer) Fetch(_ context.Context, inputs []string, _ *authserver.
 	}
 	if s.fails != nil {
 		if err := s.fails(); err != nil {
+			return nil, err
+		}
+	}
+	if s.failsFor != nil {
+		if err := s.failsFor(account); err != nil {
 			return nil, err
 		}
 	}
@@ -246,7 +252,10 @@ func TestWhatWasNotAskedSaysNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		down := &authserver.Error{Kind: authserver.Unavailable, RetryAfter: time.Minute}
 		unread := errors.New("the key cannot be read")
-		server := &failingServer{errs: map[string]error{"first": down, "probe": unread}}
+		server := &failingServer{errs: map[string]error{"probe": unread}}
+		for i := range newcomersInARow {
+			server.errs[fmt.Sprint("first ", i)] = down
+		}
 		cache := openAccounts(t, 100, server)
 		// ask checks what an account is told.
 		ask := func(account string, want error) {
@@ -256,14 +265,16 @@ func TestWhatWasNotAskedSaysNothing(t *testing.T) {
 			}
 		}
 
-		ask("first", down)
+		for i := range newcomersInARow {
+			ask(fmt.Sprint("first ", i), down)
+		}
 		ask("second", down)
 		time.Sleep(2 * time.Minute) // the next one may try
 		ask("probe", unread)
 		ask("third", down)
 
-		if n := server.requests.Load(); n != 2 {
-			t.Errorf("%d token requests, want 2", n)
+		if n := server.requests.Load(); n != newcomersInARow+1 {
+			t.Errorf("%d token requests, want those of the first ones and the probe", n)
 		}
 	})
 }

@@ -55,6 +55,10 @@ type Settings struct {
 	// MaxAccounts is how many accounts with a token are held; 0 for a client
 	// without accounts.
 	MaxAccounts int
+
+	// MaxWait is how long an account's fetch waits while too many others are being
+	// made.
+	MaxWait time.Duration
 }
 
 // refreshAhead returns how long before its expiry a token of that life is renewed.
@@ -105,7 +109,7 @@ func New(settings Settings) *Cache {
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	c.only.cache = c
 	if settings.MaxAccounts > 0 {
-		c.accounts, c.breaker = newAccounts(c, settings.MaxAccounts), newBreaker()
+		c.accounts, c.breaker = newAccounts(c, settings.MaxAccounts), newBreaker(settings.MaxWait)
 	}
 	return c
 }

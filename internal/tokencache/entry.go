@@ -130,13 +130,24 @@ type Entry struct {
 }
 
 // call is a fetch in progress. done closes when it has ended either way; held
-// is set by then if it brought a token.
+// or abandoned is set by then if it brought a token, or was not made.
 type call struct {
-	done    chan struct{}
-	held    *heldToken
-	started time.Time
-	probe   bool // after a failure, for a request rather than by the timer
+	done      chan struct{}
+	held      *heldToken
+	abandoned bool
+	started   time.Time
+	probe     bool // after a failure, for a request rather than by the timer
+	again     bool // the entry's fetch before failed
+
+	// For a first token, the wait for a permit ends when the requests that wait
+	// for it have all left.
+	waiters int // guarded by the entry's mu
+	queue   context.Context
+	abandon context.CancelCauseFunc
 }
+
+// errAbandoned is for a fetch that nobody waits for any more. It was not made.
+var errAbandoned = errors.New("everybody who waited for the token has left")
 
 // How says how a request came by its token.
 type How string
@@ -165,6 +176,9 @@ func (e *Entry) tokenNotFresh(ctx context.Context) (*authserver.Token, How, erro
 	switch {
 	case d.wait != nil:
 		held, err = e.await(ctx, d)
+		if err == errAbandoned { // by others, as this request came
+			return e.tokenNotFresh(ctx)
+		}
 	case held == nil && e.account != nil:
 		e.cache.accounts.refused(e.account)
 	}
@@ -222,12 +236,28 @@ func (e *Entry) decide(now time.Time) decision {
 			return d
 		}
 	}
+	c.waiters++
 	d.how, d.wait = Waited, c
 	return d
 }
 
 // await waits for a fetch, as long as the decision says.
 func (e *Entry) await(ctx context.Context, d decision) (*heldToken, error) {
+	defer e.leave(d.wait)
+	return e.outcome(ctx, d)
+}
+
+// leave takes a request from those that wait for a call.
+func (e *Entry) leave(c *call) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if c.waiters--; c.waiters == 0 {
+		c.abandon(errAbandoned)
+	}
+}
+
+// outcome is await for a request that is counted.
+func (e *Entry) outcome(ctx context.Context, d decision) (*heldToken, error) {
 	var enough <-chan time.Time
 	if d.patience > 0 {
 		timer := time.NewTimer(d.patience)
@@ -237,14 +267,17 @@ func (e *Entry) await(ctx context.Context, d decision) (*heldToken, error) {
 	held := d.held
 	select {
 	case <-d.wait.done:
-		if d.wait.held != nil {
+		switch newest := e.held.Load(); {
+		case d.wait.abandoned:
+			return nil, errAbandoned
+		case d.wait.held != nil:
 			held = d.wait.held
-		} else if newest := e.held.Load(); newest != nil { // it failed, and another one has not
+		case newest != nil: // it failed, and another one has not
 			held = newest
 		}
 	case <-enough:
 		if held.phase(time.Now()) == absent && d.failure == nil { // the machine was suspended
-			return e.await(ctx, decision{wait: d.wait})
+			return e.outcome(ctx, decision{wait: d.wait})
 		}
 	case <-ctx.Done():
 		return nil, ctx.Err()
@@ -347,10 +380,11 @@ func (e *Entry) fetchNow() *call {
 		e.timer.Stop()
 	}
 	e.wanted, e.dormant = false, false
+	e.call = &call{done: make(chan struct{}), started: time.Now(), again: e.failures > 0}
+	e.call.queue, e.call.abandon = context.WithCancelCause(e.cache.ctx)
 	if e.account != nil {
-		e.cache.accounts.began(e.account)
+		e.cache.accounts.began(e.account, e.call)
 	}
-	e.call = &call{done: make(chan struct{}), started: time.Now()}
 	var held *authserver.Token
 	if h := e.held.Load(); h != nil {
 		held = h.Token
@@ -362,20 +396,21 @@ func (e *Entry) fetchNow() *call {
 // run makes the fetch. It belongs to no request, and to no config: only its own
 // deadline ends it.
 func (e *Entry) run(c *call, held *authserver.Token) {
+	defer c.abandon(nil)
 	source := e.cache.source()
 	if source == nil { // the last config is going
 		e.finish(c, nil, context.Canceled)
 		close(c.done)
 		return
 	}
-	token, err := e.fetch(source, held)
+	token, err := e.fetch(source, c, held)
 	o := e.finish(c, token, err)
 	if e.account != nil {
 		o.Account = e.account.name()
-		e.cache.accounts.ended(e.account, o.Err)
+		e.cache.accounts.ended(e.account, c, o.Err)
 	}
 	close(c.done)
-	if e.cache.ctx.Err() == nil {
+	if !c.abandoned && e.cache.ctx.Err() == nil {
 		defer func() { _ = recover() }() // of a log core that another plugin brings
 		source.Report(o)
 	}
@@ -386,18 +421,22 @@ func (e *Entry) run(c *call, held *authserver.Token) {
 var errPanic = errors.New("the token request panicked: check 'transport'")
 
 // fetch makes the fetch, when it is this account's turn.
-func (e *Entry) fetch(source Source, held *authserver.Token) (token *authserver.Token, err error) {
+func (e *Entry) fetch(source Source, c *call, held *authserver.Token) (token *authserver.Token, err error) {
 	defer func() {
 		if recover() != nil {
 			token, err = nil, errPanic
 		}
 	}()
-	if e.account != nil {
-		return e.cache.breaker.do(held == nil, func() (*authserver.Token, error) {
-			return source.Fetch(e.cache.ctx, e.account.values, held)
-		})
+	if e.account == nil {
+		return source.Fetch(e.cache.ctx, nil, held)
 	}
-	return source.Fetch(e.cache.ctx, nil, held)
+	circuit, queue := &e.cache.breaker.renewals, e.cache.ctx
+	if held == nil {
+		circuit, queue = &e.cache.breaker.newcomers, c.queue
+	}
+	return e.cache.breaker.do(queue, circuit, c.again, func() (*authserver.Token, error) {
+		return source.Fetch(e.cache.ctx, e.account.values, held)
+	})
 }
 
 // finish ends a call with what it brought.
@@ -405,7 +444,12 @@ func (e *Entry) finish(c *call, token *authserver.Token, err error) Outcome {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.call = nil
-	if err != nil {
+	switch err {
+	case nil:
+	case errAbandoned:
+		c.abandoned, e.dormant = true, true
+		return Outcome{Err: err}
+	default:
 		return e.fail(err)
 	}
 	o := e.keep(token)

@@ -501,7 +501,7 @@ func TestDestructEndsTimersAndFetches(t *testing.T) {
 // TestWaiterThatWakesLate, after a later fetch has brought a token.
 func TestWaiterThatWakesLate(t *testing.T) {
 	cache := open(t, twentyPercent, &accountServer{lifetime: time.Hour})
-	failed := &call{done: make(chan struct{}), started: time.Now()}
+	failed := &call{done: make(chan struct{}), started: time.Now(), waiters: 1, abandon: func(error) {}}
 	close(failed.done)
 	want, _, err := cache.only.Token(t.Context())
 	if err != nil {

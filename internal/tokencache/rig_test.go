@@ -194,7 +194,7 @@ func stated(life time.Duration) time.Duration {
 }
 
 // twentyPercent are the default settings.
-var twentyPercent = Settings{RefreshAheadPercent: 20, DefaultLifetime: stated(testDefaultLifetime)}
+var twentyPercent = Settings{RefreshAheadPercent: 20, DefaultLifetime: stated(testDefaultLifetime), MaxWait: 15 * time.Second}
 
 // rig is a cache under test, used by one config. It watches over what must
 // hold in every test: no expired token is handed out, and one token request is
