@@ -25,7 +25,7 @@ type answer struct {
 	header http.Header
 	body   []byte
 
-	// secrets are blanked out of all that is quoted from the answer.
+	// secrets are redacted in all that is quoted from the answer.
 	secrets []string
 }
 
@@ -49,17 +49,17 @@ func (a *answer) token() (*Token, error) {
 		return nil, a.fail(Unreadable, members, fmt.Sprintf("the authorization server answered with status %d and no OAuth error code", a.status))
 	case err != nil:
 		return nil, a.fail(Unreadable, nil, fmt.Sprintf("the authorization server's answer (status %d, %s, %d bytes) is not a token: %s",
-			a.status, a.mediaType(), len(a.body), blank(err.Error(), a.secrets)))
+			a.status, a.mediaType(), len(a.body), redact(err.Error(), a.secrets)))
 	}
 
 	token, err := members.token()
 	if err != nil {
-		return nil, a.fail(Unreadable, members, "the authorization server's answer cannot be used: "+blank(err.Error(), a.secrets))
+		return nil, a.fail(Unreadable, members, "the authorization server's answer cannot be used: "+redact(err.Error(), a.secrets))
 	}
 	switch strings.ToLower(token.Type) {
 	case "", "bearer", "bearertoken", "dpop":
 	default: // it may be quoted to an operator
-		token.Type = blank(token.Type, append(a.secrets, members.issued()...))
+		token.Type = redact(token.Type, append(a.secrets, members.issued()...))
 	}
 	return token, nil
 }
@@ -68,7 +68,7 @@ func (a *answer) token() (*Token, error) {
 func (a *answer) refused(m members) *Error {
 	code := errorCode(m.code(), a.secrets)
 	switch {
-	case passing[code]:
+	case transient[code]:
 		return a.fail(Unavailable, m, fmt.Sprintf("the authorization server is unavailable (%s)", code))
 	case code == "":
 		return a.fail(Refused, m, "the authorization server refused the token request with an error code that is not one")
@@ -90,7 +90,7 @@ func (a *answer) fail(kind Kind, m members, what string) *Error {
 		Status:     a.status,
 		RetryAfter: retryAfter(a.status, a.header, time.Now()),
 		what:       what,
-		said:       blank(said, secrets),
+		said:       redact(said, secrets),
 	}
 }
 
@@ -100,7 +100,7 @@ func (a *answer) mediaType() string {
 	if err != nil {
 		return "no content type"
 	}
-	return blank(t, a.secrets)
+	return redact(t, a.secrets)
 }
 
 // members are the top-level members of an answer, each as raw JSON. Names
@@ -200,7 +200,7 @@ func (m members) text(name string) (s string, ok bool) {
 func (m members) issued() []string {
 	var issued []string
 	for _, name := range []string{"access_token", "refresh_token", "id_token"} {
-		if token, _ := m.text(name); len(token) >= minBlanked {
+		if token, _ := m.text(name); len(token) >= minPiece {
 			issued = append(issued, token)
 		}
 	}

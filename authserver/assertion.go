@@ -202,7 +202,7 @@ func (a ClientSecretJWT) key() (jose.SigningKey, error) {
 	algorithm := a.algorithm()
 	least, ok := hashBytes[algorithm]
 	if !ok {
-		return jose.SigningKey{}, fmt.Errorf("the algorithm %q is none for a client secret: write 'algorithm' as HS256, HS384 or HS512", blank(algorithm, nil))
+		return jose.SigningKey{}, fmt.Errorf("the algorithm %q is none for a client secret: write 'algorithm' as HS256, HS384 or HS512", redact(algorithm, nil))
 	}
 	secret := []byte(a.Secret.Reveal())
 	if len(secret) < least {

@@ -323,7 +323,7 @@ func TestReadyMadeAssertion(t *testing.T) {
 }
 
 // An assertion that the server repeats does not show up in the error.
-func TestAssertionIsBlanked(t *testing.T) {
+func TestAssertionIsRedacted(t *testing.T) {
 	var sent []string
 	echo := roundTrip(func(r *http.Request) (*http.Response, error) {
 		if err := r.ParseForm(); err != nil {
@@ -338,7 +338,7 @@ func TestAssertionIsBlanked(t *testing.T) {
 	failed := mustFail(t, token, err)
 	checkKind(t, failed, authserver.Refused)
 	if slices.Contains(sent, "") || !strings.Contains(failed.Error(), "bad [redacted]") {
-		t.Fatalf("%q is not what the server says, blanked", failed)
+		t.Fatalf("%q is not what the server says, redacted", failed)
 	}
 	checkKeyHidden(t, failed.Error(), sent[0])
 }

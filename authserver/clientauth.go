@@ -146,7 +146,7 @@ func expiry(at time.Time) string {
 }
 
 // quoted returns text from outside, fit for a log line.
-func quoted(text string) string { return fmt.Sprintf("%q", blank(text, nil)) }
+func quoted(text string) string { return fmt.Sprintf("%q", redact(text, nil)) }
 
 // Interface guards
 var (

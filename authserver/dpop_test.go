@@ -507,7 +507,7 @@ func TestRequestWithoutProof(t *testing.T) {
 }
 
 // A proof that the server repeats does not show up in the error.
-func TestProofIsBlanked(t *testing.T) {
+func TestProofIsRedacted(t *testing.T) {
 	r := request(endpoint)
 	r.Proof, r.Nonces = mustProofKey(t, ecJWK), new(authserver.Nonces)
 	var sent string
@@ -517,7 +517,7 @@ func TestProofIsBlanked(t *testing.T) {
 	}))
 	failed := mustFail(t, token, err)
 	if !strings.Contains(failed.Error(), "bad proof [redacted]") {
-		t.Errorf("%q is not what the server says, blanked", failed)
+		t.Errorf("%q is not what the server says, redacted", failed)
 	}
 	checkKeyHidden(t, failed.Error(), sent)
 }

@@ -57,7 +57,7 @@ type Error struct {
 	Hint string
 
 	what string // what happened
-	said string // the server's words, blanked
+	said string // the server's words, redacted
 
 	hungUp bool // the server ended the connection before any answer
 }
@@ -96,9 +96,9 @@ var hints = map[string]string{
 	"invalid_request":        "a field is missing or malformed: check 'token_param' and the server's documentation",
 }
 
-// passing are the codes that say nothing about the request: the same one may
+// transient are the codes that say nothing about the request: the same one may
 // succeed later (RFC 6749 section 4.1.2.1, RFC 8628 section 3.5).
-var passing = map[string]bool{
+var transient = map[string]bool{
 	"temporarily_unavailable": true,
 	"server_error":            true,
 	"slow_down":               true,
@@ -132,7 +132,7 @@ func unreachable(err error, timeout time.Duration, secrets []string) *Error {
 		// issued included.
 		why = quotation.ReplaceAllString(why, "...")
 	}
-	return &Error{Kind: kind, what: what + ": " + blank(why, secrets)}
+	return &Error{Kind: kind, what: what + ": " + redact(why, secrets)}
 }
 
 // rejectsCertificate reports whether the failure may be how a server, or a proxy in
@@ -191,12 +191,12 @@ func isTimeout(err error) bool {
 }
 
 // codePattern is what an error code may look like to be repeated. Sentences
-// and anything that was blanked do not match.
+// and anything that was redacted do not match.
 var codePattern = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_.:-]{0,63}$`)
 
-// known are further codes that something is done about (RFC 6749 section
+// otherCodes are further codes that something is done about (RFC 6749 section
 // 4.1.2.1, RFC 6750 section 3.1, OpenID Connect Core section 3.1.2.6).
-var known = map[string]bool{
+var otherCodes = map[string]bool{
 	"access_denied": true, "invalid_token": true,
 	"interaction_required": true, "consent_required": true, "login_required": true,
 }
@@ -204,7 +204,7 @@ var known = map[string]bool{
 // errorCode returns code if it is safe to show, and else "". The standards'
 // own codes are, even if a secret is part of one by chance.
 func errorCode(code string, secrets []string) string {
-	if _, hinted := hints[code]; hinted || passing[code] || known[code] || codePattern.MatchString(code) && blank(code, secrets) == code {
+	if _, hinted := hints[code]; hinted || transient[code] || otherCodes[code] || codePattern.MatchString(code) && redact(code, secrets) == code {
 		return code
 	}
 	return ""

@@ -76,7 +76,7 @@ func (r MetadataRequest) Do(ctx context.Context, transport http.RoundTripper) (*
 	}
 	metadata, failed := r.find(ctx, transport, first, second)
 	if failed != nil {
-		failed.what = fmt.Sprintf("no metadata of issuer %s: %s; check 'issuer', or %s", blank(r.Issuer, nil), failed.what, byHand)
+		failed.what = fmt.Sprintf("no metadata of issuer %s: %s; check 'issuer', or %s", redact(r.Issuer, nil), failed.what, byHand)
 		return nil, failed
 	}
 	return metadata, nil
@@ -104,7 +104,7 @@ func (r MetadataRequest) find(ctx context.Context, transport http.RoundTripper, 
 	case weight(other) > weight(failed):
 		return nil, other
 	case failed.Status == http.StatusNotFound: // at both
-		failed.what = fmt.Sprintf("%s and %s answered with status 404", blank(first, nil), blank(second, nil))
+		failed.what = fmt.Sprintf("%s and %s answered with status 404", redact(first, nil), redact(second, nil))
 	}
 	return nil, failed
 }
@@ -148,7 +148,7 @@ func (r MetadataRequest) get(ctx context.Context, transport http.RoundTripper, p
 		return nil, unprepared(errors.New("'issuer' is not a URL"))
 	}
 	req.Header = http.Header{"Accept": {"application/json"}, "User-Agent": {r.UserAgent}}
-	alone(req)
+	ownConnection(req)
 	resp, err := transport.RoundTrip(req)
 	if err != nil {
 		return nil, unreachable(err, r.Timeout, nil)
@@ -163,7 +163,7 @@ func (r MetadataRequest) get(ctx context.Context, transport http.RoundTripper, p
 	}
 	metadata, err := r.read(body)
 	if err != nil {
-		return nil, &Error{Kind: Unreadable, Status: resp.StatusCode, what: fmt.Sprintf("the answer of %s cannot be used: %v", blank(place, nil), err)}
+		return nil, &Error{Kind: Unreadable, Status: resp.StatusCode, what: fmt.Sprintf("the answer of %s cannot be used: %v", redact(place, nil), err)}
 	}
 	return metadata, nil
 }
@@ -174,7 +174,7 @@ func notThere(place string, resp *http.Response) *Error {
 		Kind:       Unreadable,
 		Status:     resp.StatusCode,
 		RetryAfter: retryAfter(resp.StatusCode, resp.Header, time.Now()),
-		what:       fmt.Sprintf("%s answered with status %d", blank(place, nil), resp.StatusCode),
+		what:       fmt.Sprintf("%s answered with status %d", redact(place, nil), resp.StatusCode),
 	}
 	switch {
 	case resp.StatusCode >= 300 && resp.StatusCode < 400:
@@ -201,7 +201,7 @@ func (r MetadataRequest) read(body []byte) (*Metadata, error) {
 	}
 	if issuer, _ := m.text("issuer"); issuer != r.Issuer {
 		return nil, fmt.Errorf("it is of the issuer %q and not of %q: write 'issuer' as the server does, if it is the one you mean",
-			blank(issuer, nil), blank(r.Issuer, nil))
+			redact(issuer, nil), redact(r.Issuer, nil))
 	}
 	tokenEndpoint, err := r.endpoint(m, "token_endpoint")
 	if err != nil {
@@ -352,5 +352,5 @@ func lacks(list []string, names ...string) bool {
 // server does not list.
 func notListed(value, option string, listed []string) *Error {
 	return unprepared(fmt.Errorf("the authorization server does not list %q for %s; it supports %s: use one of these, or %s if the list is wrong",
-		blank(value, nil), option, blank(strings.Join(listed, ", "), nil), byHand))
+		redact(value, nil), option, redact(strings.Join(listed, ", "), nil), byHand))
 }

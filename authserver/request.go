@@ -116,7 +116,7 @@ func (r Request) attempt(ctx context.Context, transport http.RoundTripper, nonce
 		return nil, "", unprepared(errors.New("'token_endpoint' is not a URL"))
 	}
 	req.Header = header
-	alone(req)
+	ownConnection(req)
 
 	requestedAt := time.Now()
 	resp, err := transport.RoundTrip(req)
@@ -147,13 +147,13 @@ func (r Request) attempt(ctx context.Context, transport http.RoundTripper, nonce
 	return token, offered, nil
 }
 
-// alone gives a request a connection of its own. Token requests are rare: a kept
+// ownConnection gives a request a connection of its own. Token requests are rare: a kept
 // connection has gone stale by the next one as like as not, which would cost a
 // single-use credential; and what a server sends unasked on an idle connection,
 // net/http writes into the log. Where a server says that it has not looked at
 // the request (GOAWAY, REFUSED_STREAM), net/http sends it again, which is
 // allowed once here and not for as long as the server says so.
-func alone(req *http.Request) {
+func ownConnection(req *http.Request) {
 	req.Close = true
 	body, calls := req.GetBody, 0
 	if body == nil {

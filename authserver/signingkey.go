@@ -284,7 +284,7 @@ func chooseAlgorithm(jwk *jose.JSONWebKey, wanted string) (jose.SignatureAlgorit
 		return fitting[0], nil
 	}
 	if !slices.Contains(fitting, jose.SignatureAlgorithm(wanted)) {
-		return "", fmt.Errorf("the algorithm %q does not fit the key, which is %s: write 'algorithm' as %s", blank(wanted, nil), kind, oneOf(fitting))
+		return "", fmt.Errorf("the algorithm %q does not fit the key, which is %s: write 'algorithm' as %s", redact(wanted, nil), kind, oneOf(fitting))
 	}
 	return jose.SignatureAlgorithm(wanted), nil
 }

@@ -72,9 +72,9 @@ func quote(s string) string {
 	return string(b)
 }
 
-// checkBlanked reports what text holds of an echo: a piece of eight
+// checkRedacted reports what text holds of an echo: a piece of eight
 // characters is enough to be one, in whatever case.
-func checkBlanked(t *testing.T, text, echo string) {
+func checkRedacted(t *testing.T, text, echo string) {
 	t.Helper()
 	text, echo = strings.ToLower(text), strings.ToLower(echo)
 	n := min(8, len(echo))
@@ -99,7 +99,7 @@ func letters(s string) string {
 
 // A server that repeats what it was sent does not get it into an error,
 // however it encodes it and wherever it puts it.
-func TestEchoIsBlanked(t *testing.T) {
+func TestEchoIsRedacted(t *testing.T) {
 	const (
 		plain  = "kQ3vYxT8mB5nWc2RzJ7h"
 		base   = "aB/cD+eF/gH=iJ+kL/mN" // short runs between what is encoded
@@ -175,15 +175,15 @@ func TestEchoIsBlanked(t *testing.T) {
 				token, err := do(t, r, newTransport(t))
 				failed := mustFail(t, token, err)
 				text := fmt.Sprintf("%v %#v", failed, *failed)
-				checkBlanked(t, text, echo.echo)
-				checkBlanked(t, letters(text), letters(echo.secret))
+				checkRedacted(t, text, echo.echo)
+				checkRedacted(t, letters(text), letters(echo.secret))
 			})
 		}
 	}
 }
 
-// Every credential that a request can carry is blanked, and each that is held.
-func TestEverySecretIsBlanked(t *testing.T) {
+// Every credential that a request can carry is redacted, and each that is held.
+func TestEverySecretIsRedacted(t *testing.T) {
 	const secret = "kQ3vYxT8mB5nWc2RzJ7h"
 	s := authserver.NewSecret(secret)
 	tests := []struct {
@@ -211,7 +211,7 @@ func TestEverySecretIsBlanked(t *testing.T) {
 			test.change(&r)
 			token, err := do(t, r, answering(http.StatusBadRequest, http.Header{}, body))
 			failed := mustFail(t, token, err)
-			checkBlanked(t, failed.Error(), secret)
+			checkRedacted(t, failed.Error(), secret)
 			if !strings.Contains(failed.Error(), "never heard of") || !strings.Contains(failed.Error(), "[redacted]") {
 				t.Errorf("the rest is not quoted: %v", failed)
 			}
@@ -220,8 +220,8 @@ func TestEverySecretIsBlanked(t *testing.T) {
 }
 
 // JSON and net/http spell some characters in another way when they quote; a
-// secret full of them is blanked all the same.
-func TestQuotedEchoIsBlanked(t *testing.T) {
+// secret full of them is redacted all the same.
+func TestQuotedEchoIsRedacted(t *testing.T) {
 	inJSON := func(echo string) string { return failure(`{"error":{"reason":"` + echo + `"}}`) }
 	inStatusLine := func(echo string) string { return echo + "\r\n\r\n" }
 
@@ -248,8 +248,8 @@ func TestQuotedEchoIsBlanked(t *testing.T) {
 			r.Auth = authserver.ClientSecretPost{ID: clientID, Secret: authserver.NewSecret(test.secret)}
 			token, err := do(t, r, newTransport(t))
 			text := letters(mustFail(t, token, err).Error())
-			checkBlanked(t, text, letters(test.echo))
-			checkBlanked(t, text, letters(test.secret))
+			checkRedacted(t, text, letters(test.echo))
+			checkRedacted(t, text, letters(test.secret))
 		})
 	}
 }

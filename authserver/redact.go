@@ -13,11 +13,11 @@ import (
 const (
 	maxQuotedSource = 4 << 10 // how much is looked at
 	maxQuoted       = 512     // how much is shown: Ory Hydra begins with 200 characters that it always says
-	minBlanked      = 8       // shorter pieces of a longer secret stay
+	minPiece      = 8       // shorter pieces of a longer secret stay
 )
 
 // publicFields are the form fields whose values are no secret and help an
-// operator when a server quotes them. All others are blanked out.
+// operator when a server quotes them. All others are redacted.
 var publicFields = map[string]bool{
 	"grant_type":            true,
 	"client_id":             true,
@@ -59,12 +59,12 @@ func sentSecrets(form url.Values, header http.Header, sentFields http.Header) []
 	return values
 }
 
-// blank returns text fit for a log line or an error: plain, capped, and with
+// redact returns text fit for a log line or an error: plain, capped, and with
 // every piece of the given values replaced. A piece counts from eight characters
 // on (or the whole value, if shorter), so that a server that echoes half a secret
 // does not give away that half. Values are found as they are, percent-encoded,
 // form-encoded, quoted, in base64, and in whatever case.
-func blank(text string, values []string) string {
+func redact(text string, values []string) string {
 	text = plain(text[:min(len(text), maxQuotedSource)])
 	secret := newEchoes(text)
 	for _, v := range values {
@@ -90,14 +90,14 @@ func blank(text string, values []string) string {
 // takes time in proportion to its length, whatever it and the text repeat.
 type echoes struct {
 	text   string
-	pieces map[string][]int // where each piece of minBlanked characters stands
+	pieces map[string][]int // where each piece of minPiece characters stands
 	at     []bool
 }
 
 func newEchoes(text string) *echoes {
 	e := &echoes{text: strings.ToLower(text), pieces: make(map[string][]int), at: make([]bool, len(text))}
-	for i := 0; i+minBlanked <= len(e.text); i++ {
-		piece := e.text[i : i+minBlanked]
+	for i := 0; i+minPiece <= len(e.text); i++ {
+		piece := e.text[i : i+minPiece]
 		e.pieces[piece] = append(e.pieces[piece], i)
 	}
 	return e
@@ -109,7 +109,7 @@ func (e *echoes) find(value string) {
 	if value == "" {
 		return
 	}
-	if len(value) < minBlanked {
+	if len(value) < minPiece {
 		for i := range e.text {
 			if strings.HasPrefix(e.text[i:], value) {
 				e.mark(i, len(value))
@@ -117,10 +117,10 @@ func (e *echoes) find(value string) {
 		}
 		return
 	}
-	for i := 0; i+minBlanked <= len(value); i++ {
-		piece := value[i : i+minBlanked]
+	for i := 0; i+minPiece <= len(value); i++ {
+		piece := value[i : i+minPiece]
 		for _, at := range e.pieces[piece] {
-			e.mark(at, minBlanked)
+			e.mark(at, minPiece)
 		}
 		delete(e.pieces, piece) // marked for good
 	}
