@@ -2,6 +2,7 @@ package authserver
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -34,7 +35,11 @@ type answer struct {
 // Content-Type says; members that are not understood are ignored; an error may
 // come with any status.
 func (a *answer) token() (*Token, error) {
-	members, err := readMembers(a.body)
+	found, err := readMembers(a.body)
+	members := found
+	if err != nil {
+		members = nil // nothing is decided by what stands in a broken answer
+	}
 
 	switch {
 	case a.status >= 300 && a.status < 400:
@@ -48,13 +53,17 @@ func (a *answer) token() (*Token, error) {
 	case a.status < 200 || a.status >= 400:
 		return nil, a.fail(Unreadable, members, fmt.Sprintf("the authorization server answered with status %d and no OAuth error code", a.status))
 	case err != nil:
-		return nil, a.fail(Unreadable, nil, fmt.Sprintf("the authorization server's answer (status %d, %s, %d bytes) is not a token: %s",
+		failed := a.fail(Unreadable, nil, fmt.Sprintf("the authorization server's answer (status %d, %s, %d bytes) is not a token: %s",
 			a.status, a.mediaType(), len(a.body), redact(err.Error(), a.secrets)))
+		failed.RefreshToken = a.refreshToken(found)
+		return nil, failed
 	}
 
 	token, err := members.token()
 	if err != nil {
-		return nil, a.fail(Unreadable, members, "the authorization server's answer cannot be used: "+redact(err.Error(), a.secrets))
+		failed := a.fail(Unreadable, members, "the authorization server's answer cannot be used: "+redact(err.Error(), a.secrets))
+		failed.RefreshToken = a.refreshToken(members)
+		return nil, failed
 	}
 	switch strings.ToLower(token.Type) {
 	case "", "bearer", "bearertoken", "dpop":
@@ -62,6 +71,30 @@ func (a *answer) token() (*Token, error) {
 		token.Type = redact(token.Type, append(a.secrets, members.issued()...))
 	}
 	return token, nil
+}
+
+// incomplete is the error for an answer whose body could not be read to its end.
+func (a *answer) incomplete(err error, timeout time.Duration) *Error {
+	failed := unreachable(fmt.Errorf("its answer broke off: %w", err), timeout, a.secrets)
+	if errors.Is(err, errTooLarge) {
+		failed = &Error{Kind: Unreadable, Status: a.status, what: "the authorization server's answer is " + err.Error()}
+	}
+	// A JSON string has an end that can be seen; a form's value has none.
+	if body := trim(a.body); len(body) > 0 && body[0] == '{' {
+		found, _ := readJSON(body)
+		failed.RefreshToken = a.refreshToken(found)
+	}
+	return failed
+}
+
+// refreshToken returns the refresh token of an answer of success whose access
+// token is of no use. A server that rotates refresh tokens revokes the grant if
+// the one before is used again.
+func (a *answer) refreshToken(found members) Secret {
+	if a.status < 200 || a.status >= 300 || found.isError() {
+		return Secret{}
+	}
+	return NewSecret(found.refreshToken())
 }
 
 // refused is the error for an answer with an OAuth error code.
@@ -110,9 +143,15 @@ type members map[string]json.RawMessage
 
 var byteOrderMark = []byte("\xef\xbb\xbf")
 
-// readMembers tells a JSON object from a form by its first character.
+// trim takes white space and a byte order mark off an answer.
+func trim(body []byte) []byte {
+	return bytes.TrimSpace(bytes.TrimPrefix(bytes.TrimSpace(body), byteOrderMark))
+}
+
+// readMembers tells a JSON object from a form by its first character. With an
+// error, it returns the members that could be read all the same.
 func readMembers(body []byte) (members, error) {
-	body = bytes.TrimSpace(bytes.TrimPrefix(bytes.TrimSpace(body), byteOrderMark))
+	body = trim(body)
 	switch {
 	case len(body) == 0:
 		return nil, errors.New("it is empty")
@@ -125,62 +164,67 @@ func readMembers(body []byte) (members, error) {
 }
 
 func readJSON(body []byte) (members, error) {
+	notValid := errors.New("it is not valid JSON, or cut short")
 	d := json.NewDecoder(bytes.NewReader(body))
 	if _, err := d.Token(); err != nil {
 		return nil, errors.New("it is not valid JSON")
 	}
 	m := make(members)
+	var ambiguous error
 	for d.More() {
 		name, err := d.Token()
 		if err != nil {
-			return nil, errors.New("it is not valid JSON, or cut short")
+			return m, notValid
 		}
 		var value json.RawMessage
 		if err := d.Decode(&value); err != nil {
-			return nil, errors.New("it is not valid JSON, or cut short")
+			return m, notValid
 		}
-		if err := m.add(name.(string), value); err != nil {
-			return nil, err
+		if value[0] != '"' && d.InputOffset() == int64(len(body)) {
+			return m, notValid // a number may have lost its last digits
 		}
+		ambiguous = cmp.Or(ambiguous, m.add(name.(string), value))
 	}
 	if _, err := d.Token(); err != nil {
-		return nil, errors.New("it is not valid JSON, or cut short")
+		return m, notValid
 	}
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return nil, errors.New("something follows the JSON object")
+		return m, errors.New("something follows the JSON object")
 	}
-	return m, nil
+	return m, ambiguous
 }
 
 // readForm reads what GitHub and others send where no Accept header asks for
 // JSON: application/x-www-form-urlencoded.
 func readForm(body string) (members, error) {
 	form, err := url.ParseQuery(body)
-	if err != nil || form.Get("access_token") == "" && form.Get("error") == "" {
-		return nil, errors.New("it is neither a JSON object nor a form with an access_token")
-	}
 	m := make(members)
+	var ambiguous error
 	for name, values := range form {
 		for _, v := range values {
 			value, _ := json.Marshal(v)
-			if err := m.add(name, value); err != nil {
-				return nil, err
-			}
+			ambiguous = cmp.Or(ambiguous, m.add(name, value))
 		}
 	}
-	return m, nil
+	if err != nil || form.Get("access_token") == "" && form.Get("error") == "" {
+		return m, errors.New("it is neither a JSON object nor a form with an access_token")
+	}
+	return m, ambiguous
 }
 
 // add refuses a member that comes twice with two values: RFC 8259 section 4
-// leaves open which one counts, so a reader and a writer may disagree.
+// leaves open which one counts, so a reader and a writer may disagree. The
+// later one is kept, as most readers do.
 func (m members) add(name string, value json.RawMessage) error {
-	if before, ok := m[name]; ok && !bytes.Equal(before, value) {
-		switch name {
-		case "access_token", "token_type", "expires_in", "refresh_token", "error":
-			return fmt.Errorf("it has two different %s members", name)
-		}
-	}
+	before, twice := m[name]
 	m[name] = value
+	if !twice || bytes.Equal(before, value) {
+		return nil
+	}
+	switch name {
+	case "access_token", "token_type", "expires_in", "refresh_token", "error":
+		return fmt.Errorf("it has two different %s members", name)
+	}
 	return nil
 }
 

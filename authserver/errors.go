@@ -52,6 +52,11 @@ type Error struct {
 	// RetryAfter is how long the server asks to be left alone; 0 if it does not.
 	RetryAfter time.Duration
 
+	// RefreshToken is what an answer of success brought beside an access token that
+	// cannot be used. It replaces the refresh token that was sent, which may have
+	// been revoked with it (RFC 6749 section 6).
+	RefreshToken Secret
+
 	// Hint is the next step, where what was sent tells a better one than the
 	// Code. Callers of Do who know more may write another.
 	Hint string

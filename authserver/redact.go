@@ -13,7 +13,7 @@ import (
 const (
 	maxQuotedSource = 4 << 10 // how much is looked at
 	maxQuoted       = 512     // how much is shown: Ory Hydra begins with 200 characters that it always says
-	minPiece      = 8       // shorter pieces of a longer secret stay
+	minPiece        = 8       // shorter pieces of a longer secret stay
 )
 
 // publicFields are the form fields whose values are no secret and help an

@@ -131,14 +131,10 @@ func (r Request) attempt(ctx context.Context, transport http.RoundTripper, nonce
 		r.Nonces.Note(Origin(r.Endpoint), resp.Header)
 	}
 	body, err := readAnswer(resp)
-	if errors.Is(err, errTooLarge) {
-		return nil, "", &Error{Kind: Unreadable, Status: resp.StatusCode, what: "the authorization server's answer is " + err.Error()}
-	}
-	if err != nil {
-		return nil, "", unreachable(fmt.Errorf("its answer broke off: %w", err), r.Timeout, secrets)
-	}
-
 	answer := answer{status: resp.StatusCode, header: resp.Header, body: body, secrets: secrets}
+	if err != nil {
+		return nil, "", answer.incomplete(err, r.Timeout)
+	}
 	token, err := answer.token()
 	if err != nil {
 		return nil, offered, err
