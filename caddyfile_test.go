@@ -288,6 +288,7 @@ func TestRefusedEndpoints(t *testing.T) {
 	tests := []struct{ name, endpoint, want string }{
 		{"plain http off loopback", "http://auth.example/token", "must use https, as credentials go there: write https://, or 'allow_http' if the network in between is trusted"},
 		{"plain http in a private network", "http://192.168.1.1/token", "must use https, as credentials go there: write https://, or 'allow_http' if the network in between is trusted"},
+		{"plain http to a name under localhost", "http://auth.localhost/token", "must use https, as credentials go there: write https://, or 'allow_http' if the network in between is trusted"},
 		{"plain http to what only looks like loopback", "http://localhost.example/token", "must use https, as credentials go there: write https://, or 'allow_http' if the network in between is trusted"},
 		{"a fragment", "https://auth.example/token#a", "must not have a fragment (RFC 6749 section 3.2)"},
 		{"an empty fragment", "https://auth.example/token#", "must not have a fragment (RFC 6749 section 3.2)"},
@@ -308,7 +309,7 @@ func TestRefusedEndpoints(t *testing.T) {
 			}
 		})
 	}
-	for _, endpoint := range []string{"http://127.0.0.1:1/token", "http://127.9.9.9/token", "http://[::1]:1/token", "http://localhost:1/token", "http://auth.localhost/token", "https://auth.example:8443/token?a=b"} {
+	for _, endpoint := range []string{"http://127.0.0.1:1/token", "http://127.9.9.9/token", "http://[::1]:1/token", "http://localhost:1/token", "https://auth.example:8443/token?a=b"} {
 		t.Run("but not "+endpoint, func(t *testing.T) {
 			t.Setenv("PARTNER_SECRET", "secret")
 			if err := caddytest.Validate(strings.Replace(blockWith(""), "https://auth.example/token", endpoint, 1)); err != nil {

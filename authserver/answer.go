@@ -20,6 +20,10 @@ import (
 // for ever.
 const maxLifetime = 365 * 24 * time.Hour
 
+// maxAccessToken is how large an access token may be. No server takes a header
+// field as large, and one is held for each account.
+const maxAccessToken = 64 << 10
+
 // answer is an HTTP answer of a token endpoint, read whole.
 type answer struct {
 	status int
@@ -290,6 +294,8 @@ func (m members) token() (*Token, error) {
 		return nil, errors.New("access_token is not a string")
 	case access == "":
 		return nil, errors.New("it holds no access_token")
+	case len(access) > maxAccessToken:
+		return nil, fmt.Errorf("access_token is larger than %d bytes", maxAccessToken)
 	case !visible(access):
 		return nil, errors.New("access_token holds characters that do not belong in a header field")
 	}

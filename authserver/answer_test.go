@@ -18,7 +18,7 @@ const (
 
 // Answers that hold a token, in the shapes that servers send.
 func TestAnswerWithToken(t *testing.T) {
-	long := strings.Repeat("0123456789abcdef", 6000)
+	long := strings.Repeat("0123456789abcdef", 64<<10/16)
 
 	tests := []struct {
 		name        string
@@ -79,7 +79,7 @@ func TestAnswerWithToken(t *testing.T) {
 		// Whatever is visible ASCII is a token: Salesforce has "!", others "|".
 		{"token with every visible character", jsonType, `{"access_token":"!\"#$%&'()*+,-./0123456789:;<=>?@[\\]^_` + "`" + `{|}~"}`, "!\"#$%&'()*+,-./0123456789:;<=>?@[\\]^_`{|}~", "", ""},
 		{"token with JSON escapes", jsonType, `{"access_token":"\u0061\u002fb\/c"}`, "a/b/c", "", ""},
-		{"token of 96,000 characters", jsonType, `{"access_token":"` + long + `"}`, long, "", ""},
+		{"token of 64 KiB", jsonType, `{"access_token":"` + long + `"}`, long, "", ""},
 
 		// The type is handed on as it was spelled; who injects it decides.
 		{"token_type absent", jsonType, `{"access_token":"a"}`, "a", "", ""},
@@ -279,6 +279,8 @@ func TestAnswerWithoutToken(t *testing.T) {
 		{"access_token true", `{"access_token":true}`, "access_token is not a string"},
 		{"access_token an object", `{"access_token":{"value":"a"}}`, "access_token is not a string"},
 		{"access_token a list", `{"access_token":["a"]}`, "access_token is not a string"},
+
+		{"access_token of more than 64 KiB", `{"access_token":"` + strings.Repeat("a", 64<<10+1) + `"}`, "access_token is larger than 65536 bytes"},
 
 		// Rule 14: what would break out of the header field is refused.
 		{"access_token with CR LF", `{"access_token":"a\r\nX-Evil: 1"}`, "characters that do not belong in a header field"},

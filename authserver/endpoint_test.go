@@ -37,7 +37,8 @@ func TestCheckEndpoint(t *testing.T) {
 
 		{"http to localhost", "http://localhost:8081/token", "", ""},
 		{"http to localhost in capitals", "http://LocalHost:8081/token", "", ""},
-		{"http to a name under localhost", "http://auth.localhost/token", "", ""},
+		{"http to localhost with its root", "http://localhost.:8081/token", "", ""},
+		{"http to a name under localhost", "http://auth.localhost/token", https, ""},
 		{"http to 127.0.0.1", "http://127.0.0.1/token", "", ""},
 		{"http to 127.1.2.3", "http://127.1.2.3:8081/token", "", ""},
 		{"http to ::1", "http://[::1]:8081/token", "", ""},

@@ -246,10 +246,12 @@ func CheckEndpoint(rawURL string, allowHTTP bool) error {
 	return fmt.Errorf("must be an https URL, not one of %q", u.Scheme)
 }
 
-// IsLoopback reports whether host names this machine.
+// IsLoopback reports whether host names this machine: localhost or a loopback
+// address. Names under localhost do not, as resolvers ask DNS for them in spite of
+// RFC 6761 section 6.3.
 func IsLoopback(host string) bool {
 	host = strings.TrimSuffix(strings.ToLower(host), ".")
-	if host == "localhost" || strings.HasSuffix(host, ".localhost") {
+	if host == "localhost" {
 		return true
 	}
 	ip, err := netip.ParseAddr(host)

@@ -31,6 +31,7 @@ func TestRefreshTokenOfUnusableAnswer(t *testing.T) {
 		{"access_token a list", 200, `{"access_token":["a"],` + member + `}`, rotated},
 		{"access_token with CR LF", 200, `{"access_token":"a\r\nb",` + member + `}`, rotated},
 		{"access_token with an umlaut", 200, `{"access_token":"ä",` + member + `}`, rotated},
+		{"access_token too large", 200, `{"access_token":"` + strings.Repeat("a", 64<<10+1) + `",` + member + `}`, rotated},
 		{"access_token twice", 200, `{"access_token":"a","access_token":"b",` + member + `}`, rotated},
 		{"token_type a number", 200, `{"access_token":"a","token_type":1,` + member + `}`, rotated},
 		{"token_type a list", 200, `{"access_token":"a","token_type":["mac"],` + member + `}`, rotated},
