@@ -7,18 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math"
 	"mime"
 	"net/http"
 	"net/url"
-	"strconv"
 	"strings"
 	"time"
 )
-
-// maxLifetime bounds expires_in from above, so that no answer keeps a token
-// for ever.
-const maxLifetime = 365 * 24 * time.Hour
 
 // maxAccessToken is how large an access token may be. No server takes a header
 // field as large, and one is held for each account.
@@ -50,7 +44,7 @@ func (a *answer) token() (*Token, error) {
 		return nil, a.fail(Unreadable, members, fmt.Sprintf("the authorization server redirects (status %d), and redirects are not followed: write the final address as 'token_endpoint'", a.status))
 	case a.status == http.StatusTooManyRequests:
 		return nil, a.fail(Unavailable, members, "the authorization server is throttling (status 429)")
-	case a.status >= 500:
+	case isTransient(a.status):
 		return nil, a.fail(Unavailable, members, fmt.Sprintf("the authorization server failed (status %d)", a.status))
 	case err == nil && (members.isError() || a.status >= 400 && members.code() != ""):
 		return nil, a.refused(members)
@@ -99,6 +93,13 @@ func (a *answer) refreshToken(found members) Secret {
 		return Secret{}
 	}
 	return NewSecret(found.refreshToken())
+}
+
+// isTransient reports whether a status says that the same request may succeed
+// later: the server's own failures, and 408 and 425, which are about how a request
+// arrived (RFC 9110 section 15.5.9, RFC 8470 section 5.2).
+func isTransient(status int) bool {
+	return status >= 500 || status == http.StatusRequestTimeout || status == http.StatusTooEarly
 }
 
 // refused is the error for an answer with an OAuth error code.
@@ -218,7 +219,7 @@ func readForm(body string) (members, error) {
 
 // add refuses a member that comes twice with two values: RFC 8259 section 4
 // leaves open which one counts, so a reader and a writer may disagree. The
-// later one is kept, as most readers do.
+// later one is kept, as most readers do. Of two lifetimes the smaller one is safe.
 func (m members) add(name string, value json.RawMessage) error {
 	before, twice := m[name]
 	m[name] = value
@@ -226,7 +227,11 @@ func (m members) add(name string, value json.RawMessage) error {
 		return nil
 	}
 	switch name {
-	case "access_token", "token_type", "expires_in", "refresh_token", "error":
+	case "expires_in":
+		if life := secondsOf(before); life > 0 && (secondsOf(value) == 0 || life < secondsOf(value)) {
+			m[name] = before
+		}
+	case "access_token", "token_type", "refresh_token", "error":
 		return fmt.Errorf("it has two different %s members", name)
 	}
 	return nil
@@ -299,9 +304,12 @@ func (m members) token() (*Token, error) {
 	case !visible(access):
 		return nil, errors.New("access_token holds characters that do not belong in a header field")
 	}
+	// A type of several words is none that can be a scheme, but the token may go
+	// elsewhere than behind one: eBay says "Application Access Token".
 	tokenType, ok := m.text("token_type")
-	if !ok || !visible(tokenType) {
-		return nil, errors.New("token_type is not a word")
+	tokenType = strings.TrimSpace(tokenType)
+	if !ok || printable(tokenType) != tokenType {
+		return nil, errors.New("token_type is not a text of ASCII characters")
 	}
 	// The access_token of a token exchange may hold another kind of token. That
 	// kind is a credential for the authorization server alone.
@@ -309,7 +317,8 @@ func (m members) token() (*Token, error) {
 		return nil, errors.New("it holds a refresh token as access_token, by its issued_token_type: write 'requested_token_type access_token'")
 	}
 	token := NewToken(access, tokenType)
-	token.Lifetime = m.lifetime()
+	token.Lifetime = m.lifetime(time.Now())
+	token.RenewIn = m.renewIn(token.Lifetime)
 	token.RefreshToken = NewSecret(m.refreshToken())
 	return token, nil
 }
@@ -330,24 +339,6 @@ func (m members) refreshToken() string {
 		return ""
 	}
 	return s
-}
-
-// lifetime reads expires_in, a number of seconds as JSON number, string or
-// float. Missing, unreadable, zero or negative is 0; the rest is kept between
-// a second and a year.
-func (m members) lifetime() time.Duration {
-	s, ok := m.text("expires_in")
-	if !ok {
-		s = string(m["expires_in"])
-	}
-	seconds, err := strconv.ParseFloat(strings.TrimSpace(s), 64)
-	if err != nil && !errors.Is(err, strconv.ErrRange) || math.IsNaN(seconds) || seconds <= 0 {
-		return 0
-	}
-	if seconds >= maxLifetime.Seconds() {
-		return maxLifetime
-	}
-	return max(time.Second, time.Duration(seconds*float64(time.Second)))
 }
 
 // visible reports whether s consists of %x21-7E.

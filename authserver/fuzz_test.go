@@ -88,7 +88,7 @@ func checkToken(t *testing.T, token *authserver.Token) {
 	if access == "" || !visible(access) {
 		t.Errorf("access token %q", access)
 	}
-	if !visible(token.Type) {
+	if !printable(token.Type) || token.Type != strings.TrimSpace(token.Type) {
 		t.Errorf("token type %q", token.Type)
 	}
 	if !printable(token.RefreshToken.Reveal()) {
@@ -96,6 +96,9 @@ func checkToken(t *testing.T, token *authserver.Token) {
 	}
 	if life := token.Lifetime; life != 0 && (life < time.Second || life > year) {
 		t.Errorf("lifetime %s", life)
+	}
+	if in := token.RenewIn; in != 0 && (in < time.Second || token.Lifetime != 0 && in >= token.Lifetime) {
+		t.Errorf("renew in %s of %s", in, token.Lifetime)
 	}
 	if token.RequestedAt.IsZero() {
 		t.Error("no time of the request")

@@ -179,7 +179,7 @@ func notThere(place string, resp *http.Response) *Error {
 	switch {
 	case resp.StatusCode >= 300 && resp.StatusCode < 400:
 		failed.what += ", and redirects are not followed"
-	case resp.StatusCode == http.StatusTooManyRequests, resp.StatusCode >= 500:
+	case resp.StatusCode == http.StatusTooManyRequests, isTransient(resp.StatusCode):
 		failed.Kind = Unavailable
 	}
 	return failed

@@ -12,16 +12,22 @@ type Token struct {
 	// (%x21-7E), so that it fits a header field as it is.
 	AccessToken Secret
 
-	// Type is the token_type as the server spelled it; empty if it named none.
+	// Type is the token_type as the server spelled it, without white space around
+	// it; empty if it named none. It may have several words.
 	Type string
 
 	// Scheme is the authentication scheme that goes with the type: Bearer, DPoP,
 	// or "" if the type is not understood.
 	Scheme string
 
-	// Lifetime is expires_in. Zero if the server stated none, or none that
-	// makes sense.
+	// Lifetime is expires_in, or what is left until expires_on or expires_at. Zero
+	// if the server stated none, or none that makes sense.
 	Lifetime time.Duration
+
+	// RenewIn is refresh_in, after which the server wants the token renewed; zero if
+	// it does not say, or if the token would have expired by then. It counts from
+	// RequestedAt.
+	RenewIn time.Duration
 
 	// RefreshToken is empty if the server sent none, an empty one or null: the
 	// one that was used stays valid (RFC 6749 section 6).
