@@ -3,7 +3,6 @@ package authserver
 import (
 	"cmp"
 	"crypto/rand"
-	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -125,11 +124,14 @@ type PrivateKeyJWT struct {
 	// Type is the typ of the header; "client-authentication+jwt" if empty.
 	// Some older servers want "JWT".
 	Type string
+
+	// More are further claims, as in AssertionClaims.
+	More map[string]any
 }
 
 // Authenticate implements ClientAuth.
 func (a PrivateKeyJWT) Authenticate(form url.Values, _ http.Header) error {
-	assertion, err := SignAssertion(a.Key, clientClaims(a.ID, a.Audience, a.Lifetime, a.Type))
+	assertion, err := SignAssertion(a.Key, clientClaims(a.ID, a.Audience, a.Lifetime, a.Type, a.More))
 	if err != nil {
 		return err
 	}
@@ -152,10 +154,11 @@ type ClientSecretJWT struct {
 	// Algorithm is HS256, HS384 or HS512; HS256 if empty.
 	Algorithm string
 
-	// Audience, Lifetime and Type are as in PrivateKeyJWT.
+	// Audience, Lifetime, Type and More are as in PrivateKeyJWT.
 	Audience string
 	Lifetime time.Duration
 	Type     string
+	More     map[string]any
 }
 
 // Authenticate implements ClientAuth.
@@ -164,7 +167,7 @@ func (a ClientSecretJWT) Authenticate(form url.Values, _ http.Header) error {
 	if err != nil {
 		return err
 	}
-	wanted := clientClaims(a.ID, a.Audience, a.Lifetime, a.Type)
+	wanted := clientClaims(a.ID, a.Audience, a.Lifetime, a.Type, a.More)
 	claims, err := wanted.claims(time.Now())
 	if err != nil {
 		return err
@@ -249,24 +252,17 @@ func (a ClientAssertion) Advice() string {
 // claims reads what the assertion says. Nothing relies on that but advice, so the
 // signature is not checked: it is for the server.
 func (a ClientAssertion) claims() (claims jwt.Claims, ok bool) {
-	parts := strings.Split(a.Assertion.Reveal(), ".")
-	if len(parts) != 3 {
-		return claims, false
-	}
-	payload, err := base64.RawURLEncoding.DecodeString(parts[1])
-	if err != nil || json.Unmarshal(payload, &claims) != nil {
-		return claims, false
-	}
-	return claims, claims.Expiry != nil
+	payload := unverifiedPayload(a.Assertion)
+	return claims, json.Unmarshal(payload, &claims) == nil && claims.Expiry != nil
 }
 
 // clientClaims are the claims by which a client proves itself: it is issuer
 // and subject (RFC 7523 section 3).
-func clientClaims(id, audience string, lifetime time.Duration, typ string) AssertionClaims {
-	if typ == "" {
-		typ = clientAuthenticationType
+func clientClaims(id, audience string, lifetime time.Duration, typ string, more map[string]any) AssertionClaims {
+	return AssertionClaims{
+		Issuer: id, Subject: id, Audience: audience, Lifetime: lifetime,
+		Type: cmp.Or(typ, clientAuthenticationType), More: more,
 	}
-	return AssertionClaims{Issuer: id, Subject: id, Audience: audience, Lifetime: lifetime, Type: typ}
 }
 
 func setClientAssertion(form url.Values, id string, assertion Secret) {

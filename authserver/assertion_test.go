@@ -124,6 +124,7 @@ func TestClientAssertionForm(t *testing.T) {
 	key := mustParseKey(t, rsaJWK, authserver.KeyOptions{Algorithm: "PS256"})
 	secret := strings.Repeat("s3cret!~", 8)
 	now := time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC).Unix()
+	more := map[string]any{"tenant": "t1", "sub": "evil"}
 	tests := []struct {
 		name      string
 		auth      authserver.ClientAuth
@@ -146,6 +147,20 @@ func TestClientAssertionForm(t *testing.T) {
 			"PS256", publicOf(t, rsaJWK),
 			map[string]any{"alg": "PS256", "typ": "JWT", "kid": "2011-04-29"},
 			issuer + "/token", now + 290,
+		},
+		{
+			"private_key_jwt with further claims",
+			authserver.PrivateKeyJWT{ID: "app-7", Key: key, Audience: issuer, More: more},
+			"PS256", publicOf(t, rsaJWK),
+			map[string]any{"alg": "PS256", "typ": "client-authentication+jwt", "kid": "2011-04-29"},
+			issuer, now + 50,
+		},
+		{
+			"client_secret_jwt with further claims",
+			authserver.ClientSecretJWT{ID: "app-7", Secret: authserver.NewSecret(secret), Audience: issuer, More: more},
+			"HS256", []byte(secret),
+			map[string]any{"alg": "HS256", "typ": "client-authentication+jwt"},
+			issuer, now + 50,
 		},
 		{
 			"client_secret_jwt",
@@ -187,6 +202,10 @@ func TestClientAssertionForm(t *testing.T) {
 				})
 				got, claims := verified(t, assertion, test.algorithm, test.key)
 				takeJTI(t, claims)
+				if strings.Contains(test.name, "further claims") {
+					checkSame(t, "the further claim", claims["tenant"], "t1")
+					delete(claims, "tenant")
+				}
 				checkSame(t, "the header", got, test.header)
 				checkSame(t, "the payload", claims, map[string]any{
 					"iss": "app-7", "sub": "app-7", "aud": test.aud, "iat": now - 10, "nbf": now - 10, "exp": test.exp,

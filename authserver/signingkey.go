@@ -39,6 +39,11 @@ type KeyOptions struct {
 	// If there is one, its thumbprint is sent as x5t#S256 (RFC 7515
 	// section 4.1.8), which Microsoft Entra goes by.
 	Certificate []byte
+
+	// SendCertificate sends the certificate itself with its chain as well, as x5c
+	// (RFC 7515 section 4.1.6), for servers that trust its issuer and not its
+	// thumbprint.
+	SendCertificate bool
 }
 
 // SigningKey is a private key together with how it signs. It never changes and
@@ -48,7 +53,8 @@ type SigningKey struct {
 	jwk *jose.JSONWebKey
 
 	algorithm  jose.SignatureAlgorithm
-	thumbprint string // of the certificate; empty without one
+	thumbprint string   // of the certificate; empty without one
+	chain      []string // the certificate and its chain, if they are to be sent
 }
 
 // ParseSigningKey reads a private key: PEM with PKCS #1, PKCS #8 or SEC 1
@@ -67,9 +73,21 @@ func ParseSigningKey(data []byte, o KeyOptions) (*SigningKey, error) {
 	if key.algorithm, err = chooseAlgorithm(jwk, o.Algorithm); err != nil {
 		return nil, err
 	}
-	if len(o.Certificate) > 0 {
-		if key.thumbprint, err = certificateThumbprint(o.Certificate, jwk.Key); err != nil {
-			return nil, err
+	if len(o.Certificate) == 0 {
+		if o.SendCertificate {
+			return nil, errors.New("there is no certificate to send as x5c")
+		}
+		return key, nil
+	}
+	chain, err := certificateChain(o.Certificate, jwk.Key)
+	if err != nil {
+		return nil, err
+	}
+	sum := sha256.Sum256(chain[0])
+	key.thumbprint = base64.RawURLEncoding.EncodeToString(sum[:])
+	if o.SendCertificate {
+		for _, certificate := range chain {
+			key.chain = append(key.chain, base64.StdEncoding.EncodeToString(certificate))
 		}
 	}
 	return key, nil
@@ -94,11 +112,14 @@ func (k *SigningKey) String() string {
 func (k *SigningKey) Algorithm() string { return string(k.algorithm) }
 
 // Sign returns the claims as a JWT (RFC 7519) in the compact form, with typ,
-// and with kid and x5t#S256 where the key has them.
+// and with kid, x5t#S256 and x5c where the key has them.
 func (k *SigningKey) Sign(typ string, claims map[string]any) (Secret, error) {
 	header := new(jose.SignerOptions).WithType(jose.ContentType(typ))
 	if k.thumbprint != "" {
 		header.WithHeader("x5t#S256", k.thumbprint)
+	}
+	if len(k.chain) > 0 {
+		header.WithHeader("x5c", k.chain)
 	}
 	return signJWT(jose.SigningKey{Algorithm: k.algorithm, Key: k.jwk}, header, claims)
 }
@@ -325,27 +346,32 @@ func oneOf[S ~string](names []S) string {
 	return s.String()
 }
 
-// certificateThumbprint returns the base64url SHA-256 of the certificate that
-// is key's; the others in the PEM are its chain.
-func certificateThumbprint(data []byte, key crypto.PrivateKey) (string, error) {
+// certificateChain returns the certificate that is key's, and behind it the others
+// in the PEM, which are its chain, in their order.
+func certificateChain(data []byte, key crypto.PrivateKey) ([][]byte, error) {
 	public := key.(crypto.Signer).Public().(interface{ Equal(crypto.PublicKey) bool })
-	seen := false
+	var own []byte
+	var others [][]byte
+	damaged := false
 	for block, rest := pem.Decode(data); block != nil; block, rest = pem.Decode(rest) {
 		if block.Type != "CERTIFICATE" {
 			continue
 		}
 		certificate, err := x509.ParseCertificate(block.Bytes)
-		if err != nil {
-			return "", errors.New("the certificate cannot be read: it is damaged")
+		if err == nil && own == nil && public.Equal(certificate.PublicKey) {
+			own = block.Bytes
+			continue
 		}
-		if public.Equal(certificate.PublicKey) {
-			sum := sha256.Sum256(certificate.Raw)
-			return base64.RawURLEncoding.EncodeToString(sum[:]), nil
-		}
-		seen = true
+		damaged = damaged || err != nil
+		others = append(others, block.Bytes)
 	}
-	if seen {
-		return "", errors.New("the certificate is not this key's: its public key is another one")
+	switch {
+	case own != nil:
+		return append([][]byte{own}, others...), nil
+	case damaged:
+		return nil, errors.New("the certificate cannot be read: it is damaged")
+	case others != nil:
+		return nil, errors.New("the certificate is not this key's: its public key is another one")
 	}
-	return "", errors.New("the certificate is not PEM (-----BEGIN CERTIFICATE-----)")
+	return nil, errors.New("the certificate is not PEM (-----BEGIN CERTIFICATE-----)")
 }

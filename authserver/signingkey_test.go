@@ -288,6 +288,12 @@ func TestSigningKeyAlgorithm(t *testing.T) {
 	}
 }
 
+// inX5C returns a certificate as it stands in x5c: base64 of its DER.
+func inX5C(cert string) string {
+	block, _ := pem.Decode([]byte(cert))
+	return base64.StdEncoding.EncodeToString(block.Bytes)
+}
+
 // What a JWT's header says of its key.
 func TestSigningKeyHeader(t *testing.T) {
 	k := keys()
@@ -321,6 +327,19 @@ func TestSigningKeyHeader(t *testing.T) {
 		},
 		{
 			"one file for both", pkcs8(t, k["RSA"]) + cert, authserver.KeyOptions{Certificate: []byte(pkcs8(t, k["RSA"]) + cert)},
+			map[string]any{"alg": "RS256", "typ": "x+jwt", "x5t#S256": thumbprint},
+		},
+		{
+			"certificate sent", pkcs8(t, k["RSA"]), authserver.KeyOptions{Certificate: []byte(cert), SendCertificate: true},
+			map[string]any{"alg": "RS256", "typ": "x+jwt", "x5t#S256": thumbprint, "x5c": []any{inX5C(cert)}},
+		},
+		{
+			"certificate sent with its chain, which stands in front", pkcs8(t, k["RSA"]), authserver.KeyOptions{Certificate: []byte(other + cert), SendCertificate: true},
+			map[string]any{"alg": "RS256", "typ": "x+jwt", "x5t#S256": thumbprint, "x5c": []any{inX5C(cert), inX5C(other)}},
+		},
+		{
+			"certificate with a chain that Go cannot read", pkcs8(t, k["RSA"]),
+			authserver.KeyOptions{Certificate: []byte(cert + blockOf("CERTIFICATE", []byte{1}))},
 			map[string]any{"alg": "RS256", "typ": "x+jwt", "x5t#S256": thumbprint},
 		},
 		{"a renamed key in a set of one", `{"keys":[` + rsaJWK + `]}`, authserver.KeyOptions{KeyID: "k1"}, map[string]any{"alg": "RS256", "typ": "x+jwt", "kid": "k1"}},
@@ -418,6 +437,7 @@ func TestSigningKeyRefused(t *testing.T) {
 		{"JWK set without that one", `{"keys":[` + rsaJWK + `,` + ecJWK + `]}`, authserver.KeyOptions{KeyID: "k1"}, "key_id"},
 		{"certificate of another key", sec1(t, k["P-256"]), authserver.KeyOptions{Certificate: []byte(cert)}, "not this key's"},
 		{"certificate that is none", pkcs1, authserver.KeyOptions{Certificate: []byte(pkcs1)}, "not PEM"},
+		{"no certificate to send", pkcs1, authserver.KeyOptions{SendCertificate: true}, "no certificate to send as x5c"},
 		{"certificate that is damaged", pkcs1, authserver.KeyOptions{Certificate: []byte(blockOf("CERTIFICATE", der))}, "damaged"},
 		{"a key as algorithm", pkcs1, authserver.KeyOptions{Algorithm: "\n" + strings.Repeat("A", 999)}, "does not fit"},
 	}
