@@ -145,6 +145,10 @@ func (a PrivateKeyJWT) Advice() string {
 		a.Key, quoted(withoutQuery(a.Audience)))
 }
 
+// Secrets implements ClientAuth. The key does not leave the process, and an assertion
+// is made anew for each request.
+func (PrivateKeyJWT) Secrets() []Secret { return nil }
+
 // ClientSecretJWT authenticates the client by a JWT whose MAC is keyed with
 // the client secret (client_secret_jwt; OpenID Connect Core section 9).
 type ClientSecretJWT struct {
@@ -185,6 +189,9 @@ func (a ClientSecretJWT) Advice() string {
 	return fmt.Sprintf("the assertion was signed with 'client_secret' and %s, for the audience %s: check the secret, and which 'algorithm' and 'audience' the server wants",
 		a.algorithm(), quoted(withoutQuery(a.Audience)))
 }
+
+// Secrets implements ClientAuth. The secret is not sent, but the server has it, too.
+func (a ClientSecretJWT) Secrets() []Secret { return []Secret{a.Secret} }
 
 // withoutQuery returns an audience that may be a token endpoint, whose query may
 // hold a key.
@@ -248,6 +255,9 @@ func (a ClientAssertion) Advice() string {
 	return fmt.Sprintf("the assertion in the file is of %s, for the audience %s, and %s: %s",
 		quoted(claims.Issuer), quoted(strings.Join(claims.Audience, " ")), expiry(claims.Expiry.Time()), check)
 }
+
+// Secrets implements ClientAuth.
+func (a ClientAssertion) Secrets() []Secret { return []Secret{a.Assertion} }
 
 // claims reads what the assertion says. Nothing relies on that but advice, so the
 // signature is not checked: it is for the server.

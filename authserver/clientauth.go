@@ -20,6 +20,10 @@ type ClientAuth interface {
 	// Advice tells the operator what to check when the server answers
 	// invalid_client. It names what was sent, and shows no secret.
 	Advice() string
+
+	// Secrets lists the credentials that the client proves itself with and that no
+	// text may show, whether they are sent or only sign what is.
+	Secrets() []Secret
 }
 
 // ClientSecretBasic sends id and secret form-encoded in an HTTP Basic
@@ -56,6 +60,9 @@ func (a ClientSecretBasic) Advice() string {
 	return checkSecret("client_secret_basic", "client_secret_post")
 }
 
+// Secrets implements ClientAuth.
+func (a ClientSecretBasic) Secrets() []Secret { return []Secret{a.Secret} }
+
 // checkSecret is the advice for a secret that was sent in one way and may have
 // to be sent in another one.
 func checkSecret(sent, other string) string {
@@ -80,6 +87,9 @@ func (ClientSecretPost) Advice() string {
 	return checkSecret("client_secret_post", "client_secret_basic")
 }
 
+// Secrets implements ClientAuth.
+func (a ClientSecretPost) Secrets() []Secret { return []Secret{a.Secret} }
+
 // PublicClient sends the client's id alone, as a client without credentials
 // does (RFC 6749 section 3.2.1; "none" in RFC 7591 section 2).
 type PublicClient struct {
@@ -98,6 +108,9 @@ func (a PublicClient) Authenticate(form url.Values, _ http.Header) error {
 func (PublicClient) Advice() string {
 	return "check 'client_id', and whether the server takes this client without a proof: 'client_auth' says how else it can prove itself"
 }
+
+// Secrets implements ClientAuth.
+func (PublicClient) Secrets() []Secret { return nil }
 
 // TLSClientAuth sends the client's id; the proof is the certificate that the
 // transport presents (tls_client_auth and self_signed_tls_client_auth; RFC 8705
@@ -127,6 +140,10 @@ func (a TLSClientAuth) Advice() string {
 	}
 	return "a client certificate was presented: " + check
 }
+
+// Secrets implements ClientAuth. The certificate is no secret, and its key is the
+// transport's.
+func (TLSClientAuth) Secrets() []Secret { return nil }
 
 // setClientID names the client, unless it has no id because something else says
 // who it is, such as the assertion of a grant.

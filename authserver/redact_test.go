@@ -195,6 +195,15 @@ func TestEverySecretIsRedacted(t *testing.T) {
 			r.Auth = authserver.ClientSecretBasic{ID: clientID, Secret: s, Raw: true}
 		}},
 		{"client_secret_post", func(r *authserver.Request) { r.Auth = authserver.ClientSecretPost{ID: clientID, Secret: s} }},
+		{"client_secret_jwt, which does not send it", func(r *authserver.Request) {
+			long := authserver.NewSecret(secret + strings.Repeat("-", 20))
+			r.Auth = authserver.ClientSecretJWT{ID: clientID, Secret: long, Audience: issuer}
+		}},
+		{"assertion_file", func(r *authserver.Request) {
+			r.Auth = authserver.ClientAssertion{ID: clientID, Assertion: authserver.NewSecret("e30." + secret + ".c2ln")}
+		}},
+		{"the endpoint's query", func(r *authserver.Request) { r.Endpoint += "?v=2&api_key=" + secret }},
+		{"the endpoint's query, after what is broken in it", func(r *authserver.Request) { r.Endpoint += "?x=%zz&api_key=" + secret }},
 		{"refresh_token", func(r *authserver.Request) { r.Form.Set("refresh_token", secret) }},
 		{"assertion", func(r *authserver.Request) { r.Form.Set("assertion", secret) }},
 		{"client_assertion", func(r *authserver.Request) { r.Form.Set("client_assertion", secret) }},

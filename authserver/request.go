@@ -106,7 +106,7 @@ func (r Request) attempt(ctx context.Context, transport http.RoundTripper, nonce
 	if err != nil {
 		return nil, "", unprepared(err)
 	}
-	secrets := append(sentSecrets(form, header, r.Header), header.Get("DPoP"))
+	secrets := secretsOf(r.Auth, r.Endpoint, form, header, r.Header)
 	for _, held := range r.Held {
 		secrets = append(secrets, held.Reveal())
 	}

@@ -205,6 +205,7 @@ type failingAuth struct{ error }
 
 func (a failingAuth) Authenticate(url.Values, http.Header) error { return a.error }
 func (a failingAuth) Advice() string                             { return "" }
+func (a failingAuth) Secrets() []authserver.Secret               { return nil }
 
 // Without credentials nothing is sent.
 func TestRequestUnprepared(t *testing.T) {
