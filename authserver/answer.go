@@ -20,6 +20,7 @@ const maxAccessToken = 64 << 10
 
 // answer is an HTTP answer of a token endpoint, read whole.
 type answer struct {
+	url    string // where it came from, fit for an error text
 	status int
 	header http.Header
 	body   []byte
@@ -49,10 +50,10 @@ func (a *answer) token() (*Token, error) {
 	case err == nil && (members.isError() || a.status >= 400 && members.code() != ""):
 		return nil, a.refused(members)
 	case a.status < 200 || a.status >= 400:
-		return nil, a.fail(Unreadable, members, fmt.Sprintf("the authorization server answered with status %d and no OAuth error code", a.status))
+		return nil, a.withoutCode(members)
 	case err != nil:
-		failed := a.fail(Unreadable, nil, fmt.Sprintf("the authorization server's answer (status %d, %s, %d bytes) is not a token: %s",
-			a.status, a.mediaType(), len(a.body), redact(err.Error(), a.secrets)))
+		failed := a.fail(Unreadable, nil, fmt.Sprintf("the answer of %s (status %d, %s, %d bytes) is not a token: %s",
+			a.url, a.status, a.mediaType(), len(a.body), redact(err.Error(), a.secrets)))
 		failed.RefreshToken = a.refreshToken(found)
 		return nil, failed
 	}
@@ -109,22 +110,42 @@ func (a *answer) refused(m members) *Error {
 	case transient[code]:
 		return a.fail(Unavailable, m, fmt.Sprintf("the authorization server is unavailable (%s)", code))
 	case code == "":
-		return a.fail(Refused, m, "the authorization server refused the token request with an error code that is not one")
+		return a.fail(Refused, m, fmt.Sprintf("%s answered %d (%s) with an error code that is not one", a.url, a.status, a.mediaType()))
 	}
 	return a.fail(Refused, m, fmt.Sprintf("the authorization server refused the token request (%s)", code))
 }
 
+// withoutCode is the error for a status of failure without an OAuth error code: it
+// was a web server or a proxy that said no, most often.
+func (a *answer) withoutCode(m members) *Error {
+	failed := a.fail(Unreadable, m, fmt.Sprintf("%s answered %d (%s)", a.url, a.status, a.mediaType()))
+	check := "check that 'token_endpoint' is the token endpoint of this server"
+	switch a.status {
+	case http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusGone:
+		check = "check the path of 'token_endpoint'"
+	case http.StatusUnauthorized:
+		check = "check the path of 'token_endpoint', and what a proxy in front of the server asks for"
+	case http.StatusForbidden:
+		check = "check the path of 'token_endpoint', and whether a firewall in front of the server turns this machine away"
+	}
+	if failed.said == "" {
+		failed.what += ": " + check
+	} else {
+		failed.remedy = check
+	}
+	return failed
+}
+
 func (a *answer) fail(kind Kind, m members, what string) *Error {
 	secrets := append(a.secrets, m.issued()...)
+	code := errorCode(m.code(), secrets)
 	said, _ := m.text("error_description")
-	if said == "" {
-		if e, ok := m["error"]; ok && m.code() == "" {
-			said = string(e)
-		}
+	if said == "" && code == "" && m.isError() {
+		said = cmp.Or(m.code(), string(m["error"]))
 	}
 	return &Error{
 		Kind:       kind,
-		Code:       errorCode(m.code(), secrets),
+		Code:       code,
 		Status:     a.status,
 		RetryAfter: retryAfter(a.status, a.header, time.Now()),
 		what:       what,

@@ -121,11 +121,11 @@ func TestEncodedEchoIsRedacted(t *testing.T) {
 			t.Run(secretName+" as JSON of "+outer, func(t *testing.T) {
 				check(t, secret, strings.Trim(quote(encodeOuter(secret)), `"`))
 			})
+			if secretName != "signs" {
+				continue
+			}
 			for _, inner := range []string{"percent", "HTML, decimal", "backslash u", "quoted-printable", "hex", "base64 of a pair"} {
-				echo := encodeOuter(encoders[inner](secret))
-				if len(echo) < 4000 && secretName != "short" {
-					t.Run(secretName+" as "+outer+" of "+inner, func(t *testing.T) { check(t, secret, echo) })
-				}
+				t.Run(secretName+" as "+outer+" of "+inner, func(t *testing.T) { check(t, secret, encodeOuter(encoders[inner](secret))) })
 			}
 		}
 	}

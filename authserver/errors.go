@@ -2,18 +2,10 @@ package authserver
 
 import (
 	"cmp"
-	"compress/flate"
-	"compress/gzip"
-	"context"
-	"errors"
 	"fmt"
-	"io"
-	"net"
 	"net/http"
-	"net/url"
 	"regexp"
 	"strings"
-	"syscall"
 	"time"
 )
 
@@ -46,7 +38,9 @@ type Error struct {
 	// Code is the OAuth error code (RFC 6749 section 5.2); empty if none came.
 	Code string
 
-	// Status is the HTTP status of the answer, 0 if there was none.
+	// URL is where the request went: scheme, host and path. Status is the HTTP status
+	// of the answer, 0 if there was none.
+	URL    string
 	Status int
 
 	// RetryAfter is how long the server asks to be left alone; 0 if it does not.
@@ -61,21 +55,22 @@ type Error struct {
 	// Code. Callers of Do who know more may write another.
 	Hint string
 
-	what string // what happened
-	said string // the server's words, redacted
+	what   string // what happened
+	said   string // the server's words, redacted
+	remedy string // the next step where how it failed tells one
 
 	hungUp bool // the server ended the connection before any answer
 }
 
-// Error says what happened, quotes the server, and ends with the next step
-// where the OAuth error code tells one.
+// Error says what happened, quotes the server, and ends with the next step where
+// one is known.
 func (e *Error) Error() string {
 	var s strings.Builder
 	s.WriteString(e.what)
 	if e.said != "" {
 		fmt.Fprintf(&s, ": the server says %q", e.said)
 	}
-	if hint := cmp.Or(e.Hint, hints[e.Code]); hint != "" {
+	if hint := cmp.Or(e.Hint, e.remedy, hints[e.Code]); hint != "" {
 		s.WriteString("; " + hint)
 	}
 	return s.String()
@@ -112,87 +107,6 @@ var transient = map[string]bool{
 // unprepared is the error of a request that was never sent.
 func unprepared(err error) *Error {
 	return &Error{Kind: Unprepared, what: err.Error()}
-}
-
-// unreachable is the error of a request that got no answer, or no whole one.
-func unreachable(err error, timeout time.Duration, secrets []string) *Error {
-	// Without the wrapping of net/http, which repeats the URL and its query.
-	if u, ok := errors.AsType[*url.Error](err); ok {
-		err = u.Err
-	}
-	kind, what := Unavailable, "the authorization server cannot be reached"
-	alert := alertOf(err)
-	switch {
-	case isTimeout(err):
-		what = fmt.Sprintf("the authorization server gave no whole answer in time ('timeout' is %s)", timeout)
-	case isMalformed(err):
-		kind, what = Unreadable, "the authorization server's answer is malformed"
-	case alert != nil:
-		what = "the authorization server does not accept the TLS connection"
-		err = alert // without what net/http was about to do
-	}
-	why := err.Error()
-	if strings.Contains(why, "transport connection broken") {
-		// What net/http quotes here may be anything, a token that was just
-		// issued included.
-		why = quotation.ReplaceAllString(why, "...")
-	}
-	return &Error{Kind: kind, what: what + ": " + redact(why, secrets)}
-}
-
-// rejectsCertificate reports whether the failure may be how a server, or a proxy in
-// front of it, turns a client certificate down: such a one says no before OAuth
-// begins. 495 and 496 are nginx's.
-func (e *Error) rejectsCertificate() bool {
-	switch e.Status {
-	case http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden, 495, 496:
-		return e.Code == ""
-	}
-	return e.hungUp
-}
-
-// alertOf returns the alert with which a server ended the TLS connection, nil if
-// there was none: it does not accept our certificate, most often. crypto/tls has no
-// type for it.
-func alertOf(err error) error {
-	if ended, ok := errors.AsType[*net.OpError](err); ok && ended.Op == "remote error" {
-		return ended
-	}
-	return nil
-}
-
-// hungUp reports whether a server ended the connection in place of an answer: with
-// a TLS alert, or without a word. net/http has no type for a connection that was
-// closed before the request was on its way.
-func hungUp(err error) bool {
-	why := err.Error()
-	return alertOf(err) != nil ||
-		errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || // HTTP/1.1, HTTP/2
-		errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) ||
-		strings.Contains(why, "server closed idle connection") || strings.Contains(why, "http2: client conn ")
-}
-
-var quotation = regexp.MustCompile(`(?s)".*"`)
-
-// isMalformed tells an answer that is no HTTP, or not in the encoding it claims,
-// from one that was cut off. net/http has no type for the former.
-func isMalformed(err error) bool {
-	_, corrupt := errors.AsType[flate.CorruptInputError](err)
-	_, quoted, noHTTP := strings.Cut(err.Error(), "malformed HTTP response ")
-	return corrupt ||
-		errors.Is(err, gzip.ErrHeader) || errors.Is(err, gzip.ErrChecksum) ||
-		noHTTP && !strings.HasPrefix(quoted, `"HT`)
-}
-
-func isTimeout(err error) bool {
-	if errors.Is(err, context.DeadlineExceeded) {
-		return true
-	}
-	t, ok := errors.AsType[interface {
-		error
-		Timeout() bool
-	}](err)
-	return ok && t.Timeout()
 }
 
 // codePattern is what an error code may look like to be repeated. Sentences

@@ -143,6 +143,14 @@ func (r MetadataRequest) places() (rfc8414, openID string, _ error) {
 
 // get fetches the metadata from one place.
 func (r MetadataRequest) get(ctx context.Context, transport http.RoundTripper, place string) (*Metadata, *Error) {
+	metadata, failed := r.ask(ctx, transport, place)
+	if failed != nil {
+		failed.URL = redact(publicURL(place), nil)
+	}
+	return metadata, failed
+}
+
+func (r MetadataRequest) ask(ctx context.Context, transport http.RoundTripper, place string) (*Metadata, *Error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, place, nil)
 	if err != nil {
 		return nil, unprepared(errors.New("'issuer' is not a URL"))

@@ -78,9 +78,18 @@ func (r Request) Do(ctx context.Context, transport http.RoundTripper) (*Token, e
 		token, _, err = r.attempt(ctx, transport, offered)
 	}
 	if failed, ok := errors.AsType[*Error](err); ok {
-		failed.Hint = r.advice(failed)
+		failed.URL, failed.Hint = r.url(), r.advice(failed)
 	}
 	return token, err
+}
+
+// url returns where the request goes, fit for an error text.
+func (r Request) url() string {
+	var secrets []string
+	for _, held := range r.Auth.Secrets() {
+		secrets = append(secrets, held.Reveal())
+	}
+	return redact(publicURL(r.Endpoint), secrets)
 }
 
 // advice is the next step where what we sent tells a better one than the OAuth
@@ -93,6 +102,8 @@ func (r Request) advice(failed *Error) string {
 		failed.Kind == Refused && failed.Code == "invalid_request" && basic.looksEncoded(),
 		certificate && failed.rejectsCertificate():
 		return r.Auth.Advice()
+	case failed.Kind == Refused && failed.Code == "unauthorized_client" && failed.Status == http.StatusUnauthorized:
+		return "with status 401, this is what Keycloak says of a wrong secret: " + r.Auth.Advice()
 	case failed.Kind == Refused && failed.Code == "invalid_grant" && r.Assertion != nil:
 		return r.Assertion.advice()
 	}
@@ -131,7 +142,7 @@ func (r Request) attempt(ctx context.Context, transport http.RoundTripper, nonce
 		r.Nonces.Note(Origin(r.Endpoint), resp.Header)
 	}
 	body, err := readAnswer(resp)
-	answer := answer{status: resp.StatusCode, header: resp.Header, body: body, secrets: secrets}
+	answer := answer{url: r.url(), status: resp.StatusCode, header: resp.Header, body: body, secrets: secrets}
 	if err != nil {
 		return nil, "", answer.incomplete(err, r.Timeout)
 	}
@@ -244,6 +255,16 @@ func CheckEndpoint(rawURL string, allowHTTP bool) error {
 		return errors.New("must use https, as credentials go there: write https://, or 'allow_http' if the network in between is trusted")
 	}
 	return fmt.Errorf("must be an https URL, not one of %q", u.Scheme)
+}
+
+// publicURL returns scheme, host and path of a URL: credentials and keys go into the
+// rest.
+func publicURL(rawURL string) string {
+	u, err := url.Parse(rawURL)
+	if err != nil {
+		return ""
+	}
+	return (&url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path, RawPath: u.RawPath}).String()
 }
 
 // IsLoopback reports whether host names this machine: localhost or a loopback
