@@ -2,6 +2,7 @@ package unruly
 
 import (
 	"strings"
+	"time"
 )
 
 // answerTable is about what stands in the answers.
@@ -111,7 +112,8 @@ func answerTable() []section {
 			{"N_A", as.json(`{"access_token":"` + accessToken + `","token_type":"N_A"}`), gets.unusable()},
 			{"DPoP", as.json(`{"access_token":"` + accessToken + `","token_type":"DPoP"}`), gets.unusable()},
 			{"bot", as.json(`{"access_token":"` + accessToken + `","token_type":"bot"}`), gets.unusable()},
-			{"bearer with a space", as.json(`{"access_token":"` + accessToken + `","token_type":"bearer "}`), gets.unusable()},
+			{"bearer with a space", as.json(`{"access_token":"` + accessToken + `","token_type":"bearer "}`), gets.token(defaultLifetime)},
+			{"two words", as.json(`{"access_token":"` + accessToken + `","token_type":"Application Access Token"}`), gets.unusable()},
 			{"bearer with CR LF", as.json(`{"access_token":"` + accessToken + `","token_type":"bearer\r\nX-Evil: 1"}`), gets.unusable()},
 			{"bearer in other letters", as.json(`{"access_token":"` + accessToken + `","token_type":"bеarer"}`), gets.unusable()},
 			{"number", as.json(`{"access_token":"` + accessToken + `","token_type":1}`), gets.unusable()},
@@ -126,7 +128,8 @@ func answerTable() []section {
 			{"with every sign", as.json(`{"access_token":"!#$%&'()*+,-./:;<=>?@[\\]^_{|}~"}`), gets.token(defaultLifetime).called(`!#$%&'()*+,-./:;<=>?@[\]^_{|}~`)},
 			{"with escapes", as.json(`{"access_token":"\u0061\/b"}`), gets.token(defaultLifetime).called("a/b")},
 			{"encoded in a form", as.json("access_token=a%2Bb%3D"), gets.token(defaultLifetime).called("a+b=")},
-			{"of 100,000 characters", as.json(`{"access_token":"` + strings.Repeat("jwt.", 25_000) + `"}`), gets.token(defaultLifetime).called(strings.Repeat("jwt.", 25_000))},
+			{"of 64 KiB", as.json(`{"access_token":"` + strings.Repeat("jwt.", 16<<10) + `"}`), gets.token(defaultLifetime).called(strings.Repeat("jwt.", 16<<10))},
+			{"of 100,000 characters", as.json(`{"access_token":"` + strings.Repeat("jwt.", 25_000) + `"}`), gets.unusable()},
 			{"absent", as.json(`{"token_type":"bearer"}`), gets.unusable()},
 			{"empty", as.json(`{"access_token":""}`), gets.unusable()},
 			{"null", as.json(`{"access_token":null}`), gets.unusable()},
@@ -151,7 +154,7 @@ func answerTable() []section {
 			{"access_token twice in a form", as.json("access_token=" + accessToken + "&access_token=evil"), gets.unusable()},
 			{"access_token and null", as.json(`{"access_token":"` + accessToken + `","access_token":null}`), gets.unusable()},
 			{"token_type twice", as.members(`"token_type":"mac"`), gets.unusable()},
-			{"expires_in twice", as.members(`"expires_in":60,"expires_in":3600`), gets.unusable()},
+			{"expires_in twice", as.members(`"expires_in":60,"expires_in":3600`), gets.token(time.Minute)},
 			{"expires_in twice alike", as.members(`"expires_in":3600,"expires_in":3600`), gets.token(hour)},
 			{"error twice", as.members(`"error":false,"error":"invalid_client"`), gets.unusable()},
 			{"scope twice", as.members(`"expires_in":3600,"scope":"a","scope":"b"`), gets.token(hour)},
