@@ -40,18 +40,22 @@ func (a *answer) token() (*Token, error) {
 		members = nil // nothing is decided by what stands in a broken answer
 	}
 
-	switch {
-	case a.status >= 300 && a.status < 400:
+	if a.status >= 300 && a.status < 400 {
 		return nil, a.fail(Unreadable, members, fmt.Sprintf("the authorization server redirects (status %d), and redirects are not followed: write the final address as 'token_endpoint'", a.status))
-	case a.status == http.StatusTooManyRequests:
+	}
+	if a.status == http.StatusTooManyRequests {
 		return nil, a.fail(Unavailable, members, "the authorization server is throttling (status 429)")
-	case isTransient(a.status):
+	}
+	if isTransient(a.status) {
 		return nil, a.fail(Unavailable, members, fmt.Sprintf("the authorization server failed (status %d)", a.status))
-	case err == nil && (members.isError() || a.status >= 400 && members.code() != ""):
+	}
+	if err == nil && (members.isError() || a.status >= 400 && members.code() != "") {
 		return nil, a.refused(members)
-	case a.status < 200 || a.status >= 400:
+	}
+	if a.status < 200 || a.status >= 400 {
 		return nil, a.withoutCode(members)
-	case err != nil:
+	}
+	if err != nil {
 		failed := a.fail(Unreadable, nil, fmt.Sprintf("the answer of %s (status %d, %s, %d bytes) is not a token: %s",
 			a.url, a.status, a.mediaType(), len(a.body), redact(err.Error(), a.secrets)))
 		failed.RefreshToken = a.refreshToken(found)
@@ -106,10 +110,10 @@ func isTransient(status int) bool {
 // refused is the error for an answer with an OAuth error code.
 func (a *answer) refused(m members) *Error {
 	code := errorCode(m.code(), a.secrets)
-	switch {
-	case transient[code]:
+	if transient[code] {
 		return a.fail(Unavailable, m, fmt.Sprintf("the authorization server is unavailable (%s)", code))
-	case code == "":
+	}
+	if code == "" {
 		return a.fail(Refused, m, fmt.Sprintf("%s answered %d (%s) with an error code that is not one", a.url, a.status, a.mediaType()))
 	}
 	return a.fail(Refused, m, fmt.Sprintf("the authorization server refused the token request (%s)", code))
@@ -178,12 +182,13 @@ func trim(body []byte) []byte {
 // error, it returns the members that could be read all the same.
 func readMembers(body []byte) (members, error) {
 	body = trim(body)
-	switch {
-	case len(body) == 0:
+	if len(body) == 0 {
 		return nil, errors.New("it is empty")
-	case body[0] == '{':
+	}
+	if body[0] == '{' {
 		return readJSON(body)
-	case body[0] == '<':
+	}
+	if body[0] == '<' {
 		return nil, errors.New("it is a web page: check 'token_endpoint'")
 	}
 	return readForm(string(body))
@@ -315,14 +320,16 @@ func (m members) code() string {
 // token checks the members before anything can be cached.
 func (m members) token() (*Token, error) {
 	access, ok := m.text("access_token")
-	switch {
-	case !ok:
+	if !ok {
 		return nil, errors.New("access_token is not a string")
-	case access == "":
+	}
+	if access == "" {
 		return nil, errors.New("it holds no access_token")
-	case len(access) > maxAccessToken:
+	}
+	if len(access) > maxAccessToken {
 		return nil, fmt.Errorf("access_token is larger than %d bytes", maxAccessToken)
-	case !visible(access):
+	}
+	if !visible(access) {
 		return nil, errors.New("access_token holds characters that do not belong in a header field")
 	}
 	// A type of several words is none that can be a scheme, but the token may go

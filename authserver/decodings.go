@@ -198,10 +198,10 @@ func number(s, prefix string, base, least, most int) (char string, length int) {
 		}
 		code, end = code*rune(base)+rune(digit), end+1
 	}
-	switch {
-	case end < len(prefix)+least:
+	if end < len(prefix)+least {
 		return "", 0
-	case most < 4: // a byte, of UTF-8 most often
+	}
+	if most < 4 { // a byte, of UTF-8 most often
 		return string([]byte{byte(code)}), end
 	}
 	return string(code), end
@@ -282,13 +282,16 @@ func (r reading) runs(normal func(byte) byte, between string) (runs []digits) {
 // the whole run with it.
 func (r reading) unpacked64() []reading {
 	runs := r.runs(func(c byte) byte {
-		switch {
-		case isAlphanumeric(c), c == '+', c == '/':
+		switch c {
+		case '+', '/':
 			return c
-		case c == '-': // RFC 4648 section 5
+		case '-': // RFC 4648 section 5
 			return '+'
-		case c == '_':
+		case '_':
 			return '/'
+		}
+		if isAlphanumeric(c) {
+			return c
 		}
 		return 0
 	}, "\r\n")

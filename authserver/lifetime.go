@@ -58,10 +58,10 @@ func secondsOf(raw json.RawMessage) time.Duration {
 
 // boundLifetime keeps seconds between one and a year; 0 if there are none left.
 func boundLifetime(seconds float64) time.Duration {
-	switch {
-	case seconds <= 0:
+	if seconds <= 0 {
 		return 0
-	case seconds >= maxLifetime.Seconds():
+	}
+	if seconds >= maxLifetime.Seconds() {
 		return maxLifetime
 	}
 	return max(time.Second, time.Duration(seconds*float64(time.Second)))

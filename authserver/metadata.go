@@ -98,12 +98,13 @@ func (r MetadataRequest) find(ctx context.Context, transport http.RoundTripper, 
 		return metadata, failed // throttling: the server wants to be asked less
 	}
 	metadata, other := r.get(ctx, transport, second)
-	switch {
-	case other == nil:
+	if other == nil {
 		return metadata, nil
-	case weight(other) > weight(failed):
+	}
+	if weight(other) > weight(failed) {
 		return nil, other
-	case failed.Status == http.StatusNotFound: // at both
+	}
+	if failed.Status == http.StatusNotFound { // at both
 		failed.what = fmt.Sprintf("%s and %s answered with status 404", redact(first, nil), redact(second, nil))
 	}
 	return nil, failed
@@ -112,10 +113,10 @@ func (r MetadataRequest) find(ctx context.Context, transport http.RoundTripper, 
 // weight tells which of two failures says more: one that may pass is to be
 // tried again, and nothing at one place is to be expected.
 func weight(e *Error) int {
-	switch {
-	case e.Kind == Unavailable:
+	if e.Kind == Unavailable {
 		return 2
-	case e.Status == http.StatusNotFound:
+	}
+	if e.Status == http.StatusNotFound {
 		return 0
 	}
 	return 1
@@ -184,10 +185,10 @@ func notThere(place string, resp *http.Response) *Error {
 		RetryAfter: retryAfter(resp.StatusCode, resp.Header, time.Now()),
 		what:       fmt.Sprintf("%s answered with status %d", redact(place, nil), resp.StatusCode),
 	}
-	switch {
-	case resp.StatusCode >= 300 && resp.StatusCode < 400:
+	if resp.StatusCode >= 300 && resp.StatusCode < 400 {
 		failed.what += ", and redirects are not followed"
-	case resp.StatusCode == http.StatusTooManyRequests, isTransient(resp.StatusCode):
+	}
+	if resp.StatusCode == http.StatusTooManyRequests || isTransient(resp.StatusCode) {
 		failed.Kind = Unavailable
 	}
 	return failed

@@ -242,16 +242,19 @@ func (r Request) nonce() string {
 // begins with the name of the option.
 func CheckEndpoint(rawURL string, allowHTTP bool) error {
 	u, err := url.Parse(rawURL)
-	switch {
-	case err != nil || u.Host == "" || u.Hostname() == "":
+	if err != nil || u.Host == "" || u.Hostname() == "" {
 		return errors.New("must be an absolute URL, such as https://auth.example.com/oauth/token")
-	case u.User != nil:
+	}
+	if u.User != nil {
 		return errors.New("must not hold credentials: use 'client_id' and 'client_secret'")
-	case u.Fragment != "" || strings.Contains(rawURL, "#"):
+	}
+	if u.Fragment != "" || strings.Contains(rawURL, "#") {
 		return errors.New("must not have a fragment (RFC 6749 section 3.2)")
-	case u.Scheme == "https", u.Scheme == "http" && (allowHTTP || IsLoopback(u.Hostname())):
+	}
+	if u.Scheme == "https" || u.Scheme == "http" && (allowHTTP || IsLoopback(u.Hostname())) {
 		return nil
-	case u.Scheme == "http":
+	}
+	if u.Scheme == "http" {
 		return errors.New("must use https, as credentials go there: write https://, or 'allow_http' if the network in between is trusted")
 	}
 	return fmt.Errorf("must be an https URL, not one of %q", u.Scheme)

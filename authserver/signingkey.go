@@ -150,12 +150,13 @@ func compact(signer jose.Signer, payload []byte) (string, error) {
 // readKey reads a private key in any of its formats.
 func readKey(data []byte, keyID string) (*jose.JSONWebKey, error) {
 	data = bytes.TrimSpace(bytes.TrimPrefix(bytes.TrimSpace(data), byteOrderMark))
-	switch {
-	case len(data) == 0:
+	if len(data) == 0 {
 		return nil, errors.New("the key is empty")
-	case data[0] == '{':
+	}
+	if data[0] == '{' {
 		return readJWKOrSet(data, keyID)
-	case bytes.Contains(data, []byte("-----BEGIN ")):
+	}
+	if bytes.Contains(data, []byte("-----BEGIN ")) {
 		return readPEM(data)
 	}
 	return nil, errors.New("the key is neither PEM (-----BEGIN PRIVATE KEY-----) nor a JWK")
@@ -182,12 +183,13 @@ func readPEM(data []byte) (*jose.JSONWebKey, error) {
 			return nil, err
 		}
 	}
-	switch {
-	case key != nil:
+	if key != nil {
 		return &jose.JSONWebKey{Key: key}, nil
-	case slices.ContainsFunc(others, func(t string) bool { return strings.HasSuffix(t, "PUBLIC KEY") }):
+	}
+	if slices.ContainsFunc(others, func(t string) bool { return strings.HasSuffix(t, "PUBLIC KEY") }) {
 		return nil, errors.New("the PEM holds a public key: the private one is needed")
-	case slices.Contains(others, "CERTIFICATE"):
+	}
+	if slices.Contains(others, "CERTIFICATE") {
 		return nil, errors.New("the PEM holds a certificate and no private key")
 	}
 	return nil, errors.New("the PEM holds no private key, or is damaged")
@@ -196,10 +198,10 @@ func readPEM(data []byte) (*jose.JSONWebKey, error) {
 // readPrivateBlock tries every format whatever the block is labelled, as
 // tools mislabel them.
 func readPrivateBlock(block *pem.Block) (crypto.PrivateKey, error) {
-	switch {
-	case block.Type == "ENCRYPTED PRIVATE KEY" || strings.Contains(block.Headers["Proc-Type"], "ENCRYPTED"):
+	if block.Type == "ENCRYPTED PRIVATE KEY" || strings.Contains(block.Headers["Proc-Type"], "ENCRYPTED") {
 		return nil, errors.New("the private key is encrypted: decrypt it first, with 'openssl pkey -in key.pem -out plain.pem'")
-	case block.Type == "OPENSSH PRIVATE KEY":
+	}
+	if block.Type == "OPENSSH PRIVATE KEY" {
 		return nil, errors.New("the private key is in the format of OpenSSH: convert it first, with 'ssh-keygen -p -m PKCS8 -f key'")
 	}
 	if key, err := x509.ParsePKCS8PrivateKey(block.Bytes); err == nil {
@@ -252,18 +254,22 @@ func readJWK(data []byte) (*jose.JSONWebKey, error) {
 		Private json.RawMessage `json:"d"`
 	}
 	err := json.Unmarshal(data, &member)
-	switch {
-	case err != nil:
+	if err != nil {
 		return nil, errors.New("the key is not a JWK: its members are not as RFC 7517 has them")
-	case member.Type == "":
+	}
+	if member.Type == "" {
 		return nil, errors.New("the key is not a JWK: it has no kty")
-	case member.Type == "oct":
+	}
+	if member.Type == "oct" {
 		return nil, errors.New("the JWK is a symmetric key: a private one is needed here; a shared secret goes with 'client_auth client_secret_jwt'")
-	case member.Private == nil:
+	}
+	if member.Private == nil {
 		return nil, errors.New("the JWK is a public key: the private one is needed")
-	case member.Use == "enc":
+	}
+	if member.Use == "enc" {
 		return nil, errors.New("the JWK is for encryption, not for signatures: its use is enc")
-	case len(member.Ops) > 0 && !slices.Contains(member.Ops, "sign"):
+	}
+	if len(member.Ops) > 0 && !slices.Contains(member.Ops, "sign") {
 		return nil, errors.New("the JWK is not for signing: its key_ops are without sign")
 	}
 	var key jose.JSONWebKey
@@ -365,12 +371,13 @@ func certificateChain(data []byte, key crypto.PrivateKey) ([][]byte, error) {
 		damaged = damaged || err != nil
 		others = append(others, block.Bytes)
 	}
-	switch {
-	case own != nil:
+	if own != nil {
 		return append([][]byte{own}, others...), nil
-	case damaged:
+	}
+	if damaged {
 		return nil, errors.New("the certificate cannot be read: it is damaged")
-	case others != nil:
+	}
+	if others != nil {
 		return nil, errors.New("the certificate is not this key's: its public key is another one")
 	}
 	return nil, errors.New("the certificate is not PEM (-----BEGIN CERTIFICATE-----)")
