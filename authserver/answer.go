@@ -49,7 +49,7 @@ func (a *answer) token() (*Token, error) {
 	if isTransient(a.status) {
 		return nil, a.fail(Unavailable, members, fmt.Sprintf("the authorization server failed (status %d)", a.status))
 	}
-	if err == nil && (members.isError() || a.status >= 400 && members.code() != "") {
+	if members.isError() {
 		return nil, a.refused(members)
 	}
 	if a.status < 200 || a.status >= 400 {

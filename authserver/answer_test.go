@@ -103,6 +103,8 @@ func TestAnswerWithToken(t *testing.T) {
 		{"refresh_token an object", jsonType, `{"access_token":"a","refresh_token":{"v":"r"}}`, "a", "", ""},
 		{"refresh_token with CR LF", jsonType, `{"access_token":"a","refresh_token":"r\r\n"}`, "a", "", ""},
 		{"refresh_token with an umlaut", jsonType, `{"access_token":"a","refresh_token":"ü"}`, "a", "", ""},
+		{"refresh_token with every visible character at the ends", jsonType, `{"access_token":"a","refresh_token":"!~"}`, "a", "", "!~"},
+		{"refresh_token with DEL", jsonType, `{"access_token":"a","refresh_token":"r\u007f"}`, "a", "", ""},
 		{"refresh_token with a space", jsonType, `{"access_token":"a","refresh_token":"r s"}`, "a", "", "r s"},
 	}
 	for _, test := range tests {

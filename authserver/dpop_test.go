@@ -422,6 +422,11 @@ func TestRequestWithProof(t *testing.T) {
 			[]any{nil}, "", "use_dpop_nonce",
 		},
 		{
+			"another one is asked for and not sent", "n1",
+			func(_ int, w http.ResponseWriter) { wantNonce(w, "") },
+			[]any{"n1"}, "n1", "use_dpop_nonce",
+		},
+		{
 			"the same is asked for", "n1",
 			func(_ int, w http.ResponseWriter) { wantNonce(w, "n1") },
 			[]any{"n1"}, "n1", "use_dpop_nonce",

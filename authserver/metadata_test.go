@@ -263,6 +263,7 @@ func TestMetadataRefused(t *testing.T) {
 		{"redirect", issuer, 302, "", authserver.Unreadable, []string{"status 302", "redirects are not followed"}},
 		{"another success", issuer, 204, "", authserver.Unreadable, []string{"status 204"}},
 		{"throttled", issuer, 429, "", authserver.Unavailable, []string{"status 429"}},
+		{"timed out", issuer, 408, "", authserver.Unavailable, []string{"status 408"}},
 		{"failed", issuer, 500, "", authserver.Unavailable, []string{"status 500"}},
 		{"down", issuer, 503, "", authserver.Unavailable, []string{"status 503"}},
 		{"empty", issuer, 200, "", authserver.Unreadable, []string{"not a JSON object"}},

@@ -294,3 +294,18 @@ func TestStandardCodeStays(t *testing.T) {
 		}
 	}
 }
+
+// What the very answer issues is a secret as well, unless it is too short to be one.
+func TestIssuedIsRedacted(t *testing.T) {
+	for _, member := range []string{"access_token", "refresh_token", "id_token"} {
+		for token, shown := range map[string]string{"aB3dE6gH": "[redacted]", "aB3dE6g": "aB3dE6g"} {
+			t.Run(member+" "+token, func(t *testing.T) {
+				body := `{"error":"x","error_description":"issued ` + token + `.","` + member + `":"` + token + `"}`
+				got, err := do(t, request(endpoint), answering(http.StatusOK, http.Header{}, body))
+				if text := mustFail(t, got, err).Error(); !strings.Contains(text, "issued "+shown+".") {
+					t.Errorf("%s is not shown as %s: %s", token, shown, text)
+				}
+			})
+		}
+	}
+}

@@ -525,6 +525,7 @@ func TestDeadConnection(t *testing.T) {
 		{"reset", func(c *rawConn) { _ = c.Conn.(*net.TCPConn).SetLinger(0) }, authserver.Unavailable},
 		{"broken off in the status line", func(c *rawConn) { c.write("HTTP/1.1 20") }, authserver.Unavailable},
 		{"broken off in the header", func(c *rawConn) { c.write("HTTP/1.1 200 OK\r\nContent-Le") }, authserver.Unavailable},
+		{"broken off before the body", func(c *rawConn) { c.write("HTTP/1.1 200 OK\r\nContent-Length: 25\r\n\r\n") }, authserver.Unavailable},
 		{"broken off in the body", func(c *rawConn) { c.write("HTTP/1.1 200 OK\r\nContent-Length: 25\r\n\r\n{") }, authserver.Unavailable},
 		{"nonsense", func(c *rawConn) { c.write("nonsense\r\n\r\n") }, authserver.Unreadable},
 	}
@@ -563,4 +564,28 @@ func TestConnectionIsNotKept(t *testing.T) {
 	if got := connections.Load(); got != 3 {
 		t.Errorf("%d connections, want 3", got)
 	}
+}
+
+// Where a server says that it has not looked at a request, net/http sends it again,
+// for which it asks for the body anew, twice. That is allowed once.
+func TestRequestIsRepeatedOnce(t *testing.T) {
+	token, err := do(t, request(endpoint), roundTrip(func(r *http.Request) (*http.Response, error) {
+		for call := 1; call <= 4; call++ {
+			body, err := r.GetBody()
+			if call > 2 {
+				if err == nil {
+					t.Errorf("call %d for the body is answered", call)
+				}
+				continue
+			}
+			if err != nil {
+				t.Fatalf("call %d for the body: %v", call, err)
+			}
+			if sent, _ := io.ReadAll(body); !strings.Contains(string(sent), "grant_type=client_credentials") {
+				t.Errorf("call %d returns %q", call, sent)
+			}
+		}
+		return answering(http.StatusOK, http.Header{}, goodBody)(r)
+	}))
+	mustSucceed(t, token, err)
 }
