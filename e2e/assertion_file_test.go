@@ -73,12 +73,12 @@ func TestAssertionFile(t *testing.T) {
 				if got := get(t.Context(), http.DefaultClient, proxy.URL); got.status != http.StatusBadGateway {
 					t.Errorf("the caller got %v, want 502", got)
 				}
-				eventually(t, 10*time.Second, "the log says why", func() bool { return proxy.logged(row.logged) })
+				eventually(t, "the log says why", func() bool { return proxy.logged(row.logged) })
 				if seen := api.seen(); len(seen) > 0 {
 					t.Errorf("the API got %q", seen)
 				}
 				replaceFile(t, file, server.newAssertion(client, key))
-				eventually(t, 10*time.Second, "the good assertion is used", func() bool {
+				eventually(t, "the good assertion is used", func() bool {
 					return get(t.Context(), http.DefaultClient, proxy.URL).status == http.StatusOK
 				})
 			}
@@ -105,12 +105,12 @@ func TestAssertionFileIsReplacedUnderTraffic(t *testing.T) {
 	const tokens = 4
 	flow := startTraffic(t, proxy.URL, 4)
 	for i := range tokens {
-		eventually(t, time.Minute, "a token is granted", func() bool { return len(server.granted()) == i+1 })
+		eventually(t, "a token is granted", func() bool { return len(server.granted()) == i+1 })
 		// The next token request is seconds away.
 		assertions = append(assertions, server.newAssertion(client, key))
 		replaceFile(t, file, assertions[i+1])
 	}
-	eventually(t, time.Minute, "the last token is in use", func() bool { return len(api.accepted()) == tokens })
+	eventually(t, "the last token is in use", func() bool { return len(api.accepted()) == tokens })
 	answers := flow.stop()
 	allOK(t, answers)
 	if refused := api.refused(); len(refused) > 0 {

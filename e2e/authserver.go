@@ -206,7 +206,7 @@ func (s *authServer) start() {
 		s.t.Fatal(err)
 	}
 	s.process = startProcess(s.t, s.kind.name, s.kind.program(s.t, string(config)))
-	eventually(s.t, 30*time.Second, s.kind.name+" answers", func() bool {
+	eventually(s.t, s.kind.name+" answers", func() bool {
 		if s.process.exited() {
 			s.t.Fatalf("%s has exited", s.kind.name)
 		}

@@ -27,7 +27,7 @@ func (p *proxy) eventuallyAnswers(body string) {
 			p.t.Logf("the last answer was %v", got)
 		}
 	}()
-	eventually(p.t, 10*time.Second, "an answer: "+body, func() bool {
+	eventually(p.t, "an answer: "+body, func() bool {
 		got = get(p.t.Context(), http.DefaultClient, p.URL)
 		return got.body == body
 	})
@@ -137,7 +137,7 @@ func TestBoundTokensAfterTheirCertificateIsRenewed(t *testing.T) {
 		{"reloaded", func() {
 			proxy.reload(lines)
 			// Right after a reload the old config may still answer.
-			eventually(t, 10*time.Second, "the new certificate is presented", func() bool {
+			eventually(t, "the new certificate is presented", func() bool {
 				if got := get(t.Context(), http.DefaultClient, proxy.URL); got.err == nil && got.status != http.StatusOK {
 					t.Errorf("the caller got %v", got)
 				}

@@ -145,7 +145,7 @@ func TestClientSecretJWT(t *testing.T) {
 				t.Errorf("the caller got %v, want %d", got, want)
 			}
 			if row.wrong {
-				eventually(t, 10*time.Second, "the log says why", func() bool { return proxy.logged(invalidClient) })
+				eventually(t, "the log says why", func() bool { return proxy.logged(invalidClient) })
 			}
 			requests := server.tokenRequests()
 			if len(requests) == 0 || requests[0].clientAuth != "client_secret_jwt" || requests[0].status != granted {
@@ -208,7 +208,7 @@ func TestRefusedAssertions(t *testing.T) {
 					t.Errorf("the caller got %v, want 502", got)
 				}
 				why := cmp.Or(row.why[kind], invalidClient)
-				eventually(t, 10*time.Second, "the log says why", func() bool { return proxy.logged(why) && proxy.logged(row.says) })
+				eventually(t, "the log says why", func() bool { return proxy.logged(why) && proxy.logged(row.says) })
 				if seen := api.seen(); len(seen) > 0 {
 					t.Errorf("the API got %q", seen)
 				}
@@ -240,7 +240,7 @@ func TestWhatTheServerDoesNotList(t *testing.T) {
 			if got := get(t.Context(), http.DefaultClient, proxy.URL); got.status != http.StatusBadGateway {
 				t.Errorf("the caller got %v, want 502", got)
 			}
-			eventually(t, 10*time.Second, "the log says why", func() bool { return proxy.logged(row.logged) })
+			eventually(t, "the log says why", func() bool { return proxy.logged(row.logged) })
 			if n := len(server.tokenRequests()); n != 0 {
 				t.Errorf("%d token requests were made", n)
 			}
@@ -272,11 +272,11 @@ func TestKeyFilesAreReplacedUnderTraffic(t *testing.T) {
 			var want []jose.JSONWebKey
 			for i := range 4 {
 				want = append(want, keys[i%2])
-				eventually(t, time.Minute, "a token is granted", func() bool { return len(server.granted()) == len(want) })
+				eventually(t, "a token is granted", func() bool { return len(server.granted()) == len(want) })
 				// The next token request is seconds away.
 				replaceFile(t, file, row.write(t, keys[(i+1)%2]))
 			}
-			eventually(t, time.Minute, "the last token is in use", func() bool { return len(api.accepted()) == len(want) })
+			eventually(t, "the last token is in use", func() bool { return len(api.accepted()) == len(want) })
 			answers := flow.stop()
 			allOK(t, answers)
 			if refused := api.refused(); len(refused) > 0 {

@@ -94,7 +94,7 @@ func TestDPoPUnderTraffic(t *testing.T) {
 	proxy := startProxy(t, server, client, api, server.byIssuer(client, newFile(t, asJWK(t, key))),
 		"dpop", "upstream_base "+api.URL)
 	flow := startTraffic(t, proxy.URL, 4)
-	eventually(t, time.Minute, "the token has been renewed often enough", func() bool { return len(api.accepted()) > 2 })
+	eventually(t, "the token has been renewed often enough", func() bool { return len(api.accepted()) > 2 })
 	answers := flow.stop()
 	allOK(t, answers)
 	if refused := api.refused(); len(refused) > 0 {

@@ -107,7 +107,7 @@ func TestJWTBearerRefusals(t *testing.T) {
 				if got := get(t.Context(), http.DefaultClient, proxy.URL); got.status != http.StatusBadGateway {
 					t.Errorf("the caller got %v, want 502", got)
 				}
-				eventually(t, 10*time.Second, "the log says why", func() bool {
+				eventually(t, "the log says why", func() bool {
 					return proxy.logged("the authorization server refused the token request (invalid_grant)") && proxy.logged(row.says)
 				})
 				if seen := api.seen(); len(seen) > 0 {

@@ -17,33 +17,32 @@ func TestAuthorizationServerGoesAwayAndComesBack(t *testing.T) {
 		how outage
 		// How long no token is to be had.
 		length time.Duration
-		// Without a token a request fails at once, except that it waits for a token request under way.
-		typical, slowest time.Duration
 	}{
-		{dropped, time.Minute, 50 * time.Millisecond, time.Second},
-		{refused, 5 * time.Second, 50 * time.Millisecond, time.Second},
-		{unavailable, 5 * time.Second, 50 * time.Millisecond, time.Second},
-		{silent, 5 * time.Second, 1500 * time.Millisecond, 1500 * time.Millisecond},
+		{dropped, time.Minute},
+		{refused, 5 * time.Second},
+		{unavailable, 5 * time.Second},
+		{silent, 5 * time.Second},
 	} {
 		t.Run(string(tt.how), func(t *testing.T) {
 			t.Parallel()
+			const timeout = time.Second
 			client := newClient("partner", 8*time.Second)
 			server := startAuthServer(t, oidcProvider, client)
 			api := startResource(t, server)
-			proxy := startProxy(t, server, client, api, server.directive(client), "timeout 1s")
+			proxy := startProxy(t, server, client, api, server.directive(client), "timeout "+timeout.String())
 			once := func() answer { return get(t.Context(), http.DefaultClient, proxy.URL) }
 
 			flow := startTraffic(t, proxy.URL, 4)
-			eventually(t, 10*time.Second, "a token is in use", func() bool { return len(api.accepted()) == 1 })
+			eventually(t, "a token is in use", func() bool { return len(api.accepted()) == 1 })
 			server.stop(tt.how)
 			stopped, knocks, expiry := time.Now(), len(server.tokenRequests()), api.accepted()[0].facts.expires
 
-			eventually(t, time.Until(expiry)+5*time.Second, "no usable token is left", func() bool {
+			eventually(t, "no usable token is left", func() bool {
 				return once().status == http.StatusServiceUnavailable
 			})
 			// Servers round the expiry down to the second; a tenth of the life is the margin.
 			usable := expiry.Add(-time.Second - 8*time.Second/10)
-			served := slices.DeleteFunc(flow.stop(), func(a answer) bool { return a.at.After(usable) })
+			served := slices.DeleteFunc(flow.stop(), func(a answer) bool { return a.at.Add(a.took).After(usable) })
 			allOK(t, served)
 			t.Logf("%d requests served in the %v without the server", len(served), usable.Sub(stopped).Round(time.Second/10))
 
@@ -63,8 +62,10 @@ func TestAuthorizationServerGoesAwayAndComesBack(t *testing.T) {
 			knocks = len(server.tokenRequests()) - knocks
 			t.Logf("%d requests failed in %v typically, %v at most; %d token requests in %v",
 				len(failed), typical, slowest, knocks, time.Since(stopped).Round(time.Second))
-			if typical > tt.typical || slowest > tt.slowest {
-				t.Errorf("requests failed in %v typically, %v at most; want %v and %v", typical, slowest, tt.typical, tt.slowest)
+			// Without a token a request fails at once, except that it waits for a token request under way: here
+			// that takes no time unless the server is silent.
+			if tt.how != silent && typical >= timeout {
+				t.Errorf("requests failed in %v typically, which is as long as a token request may take", typical)
 			}
 			if knocks > 12 {
 				t.Errorf("%d token requests in %v, want a handful", knocks, time.Since(stopped))
@@ -72,9 +73,7 @@ func TestAuthorizationServerGoesAwayAndComesBack(t *testing.T) {
 
 			server.start()
 			back := time.Now()
-			// A token request under way may still fail; the step after it is twice as long at most.
-			step := time.Duration(2*longest+2) * time.Second
-			eventually(t, step, "the server is found again", func() bool { return once().status == http.StatusOK })
+			eventually(t, "the server is found again", func() bool { return once().status == http.StatusOK })
 			t.Logf("found again in %v, Retry-After was %d s at most", time.Since(back).Round(time.Second/10), longest)
 			for range 10 {
 				if a := once(); a.status != http.StatusOK {
@@ -100,7 +99,7 @@ func TestAuthorizationServerStartsAfterTheProxy(t *testing.T) {
 		t.Errorf("without the server: %v, Retry-After %q; want 503 with a Retry-After", a, a.retryAfter)
 	}
 	server.start()
-	eventually(t, 10*time.Second, "the server is found", func() bool {
+	eventually(t, "the server is found", func() bool {
 		return get(t.Context(), http.DefaultClient, proxy.URL).status == http.StatusOK
 	})
 }
@@ -122,7 +121,7 @@ func TestServerRefusesTheClient(t *testing.T) {
 			if got := len(server.tokenRequests()); got > 2 {
 				t.Errorf("%d token requests, want one or two", got)
 			}
-			eventually(t, 10*time.Second, "the log says why", func() bool { return proxy.logged("invalid_client") })
+			eventually(t, "the log says why", func() bool { return proxy.logged("invalid_client") })
 		})
 	}
 }

@@ -13,7 +13,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 )
 
 // proxy is a Caddy with the plugin, as a process of its own.
@@ -46,7 +45,7 @@ func startProxy(t *testing.T, s *authServer, c client, api *resource, lines ...s
 		basic := base64.StdEncoding.EncodeToString([]byte(url.QueryEscape(c.ID) + ":" + url.QueryEscape(c.Secret)))
 		p.searchForSecrets(slices.Concat(s.secrets(), api.seen(), []string{c.Secret, basic}))
 	})
-	eventually(t, 30*time.Second, "caddy answers", func() bool {
+	eventually(t, "caddy answers", func() bool {
 		if p.process.exited() {
 			t.Fatal("caddy has exited")
 		}

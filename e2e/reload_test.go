@@ -29,7 +29,7 @@ func TestReloadsUnderLoadTakeNoTokenRequest(t *testing.T) {
 			proxy := startProxy(t, server, client, api, lines...)
 
 			flow := startTraffic(t, proxy.URL, 20)
-			eventually(t, 10*time.Second, "a first token is in use", func() bool { return len(api.accepted()) == 1 })
+			eventually(t, "a first token is in use", func() bool { return len(api.accepted()) == 1 })
 			for range reloads {
 				flow.awaitMore(t, 5)
 				proxy.reload(lines...)
@@ -52,9 +52,9 @@ func TestReloadWithAnotherScopeTakesOneTokenRequest(t *testing.T) {
 	proxy := startProxy(t, server, client, api, server.directive(client), "scope read:data")
 
 	flow := startTraffic(t, proxy.URL, 4)
-	eventually(t, 10*time.Second, "a first token is in use", func() bool { return len(api.accepted()) == 1 })
+	eventually(t, "a first token is in use", func() bool { return len(api.accepted()) == 1 })
 	proxy.reload(server.directive(client), "scope read:data write:data")
-	eventually(t, 10*time.Second, "a second token is in use", func() bool { return len(api.accepted()) == 2 })
+	eventually(t, "a second token is in use", func() bool { return len(api.accepted()) == 2 })
 	allOK(t, proxy.reachedBy(flow.stop()))
 	requests := server.tokenRequests()
 	if len(requests) != 2 || requests[1].scope != "read:data write:data" {
@@ -72,7 +72,7 @@ func TestRefreshTokenRotatesOnThroughReloads(t *testing.T) {
 	proxy := startProxy(t, server, client, api, lines...)
 
 	flow := startTraffic(t, proxy.URL, 4)
-	eventually(t, time.Minute, "the refresh token has rotated often enough", func() bool {
+	eventually(t, "the refresh token has rotated often enough", func() bool {
 		flow.awaitMore(t, 5)
 		proxy.reload(lines...)
 		return len(server.granted()) >= rotations

@@ -143,7 +143,7 @@ func TestTLSClientAuth(t *testing.T) {
 			}
 			if row.status != http.StatusOK {
 				expiry := row.certificate.Leaf.NotAfter.UTC().Format(time.RFC3339)
-				eventually(t, 10*time.Second, "the log says why, and of which certificate", func() bool {
+				eventually(t, "the log says why, and of which certificate", func() bool {
 					return proxy.logged(row.logged) && proxy.logged("on "+expiry)
 				})
 			}
@@ -171,11 +171,11 @@ func TestCertificateFilesAreReplacedUnderTraffic(t *testing.T) {
 	const tokens = 4
 	flow := startTraffic(t, proxy.URL, 4)
 	for i := range tokens {
-		eventually(t, time.Minute, "a token is granted", func() bool { return len(server.granted()) == i+1 })
+		eventually(t, "a token is granted", func() bool { return len(server.granted()) == i+1 })
 		// The next token request is seconds away.
 		replaceFile(t, file, both(i+1))
 	}
-	eventually(t, time.Minute, "the last token is in use", func() bool { return len(api.accepted()) == tokens })
+	eventually(t, "the last token is in use", func() bool { return len(api.accepted()) == tokens })
 	answers := flow.stop()
 	allOK(t, answers)
 	requests := server.tokenRequests()

@@ -114,7 +114,7 @@ func (tr *traffic) awaitMore(t *testing.T, n int) {
 		return slices.Clone(tr.counts)
 	}
 	before := counts()
-	eventually(t, 10*time.Second, "every caller has more answers", func() bool {
+	eventually(t, "every caller has more answers", func() bool {
 		for i, count := range counts() {
 			if count < before[i]+n {
 				return false
