@@ -6,6 +6,8 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 )
@@ -126,6 +128,18 @@ func (a *accounts) entry(values []string) *Entry {
 	return &added.Entry
 }
 
+// known returns the entry for those values, nil if there is none.
+func (a *accounts) known(values []string) *Entry {
+	key := keyOf(values)
+	shard := a.shard(key)
+	shard.mu.Lock()
+	defer shard.mu.Unlock()
+	if known, ok := shard.byKey[key]; ok {
+		return &known.Entry
+	}
+	return nil
+}
+
 // full reports whether too many accounts are waiting for a first token.
 func (a *accounts) full() bool { return a.counts[pending].Load() > a.maxPending }
 
@@ -242,16 +256,17 @@ func (a *accounts) evict(shard *accountShard, acc *account) {
 	a.counts[acc.standing].Add(-1)
 }
 
-// stop ends the work for all accounts.
-func (a *accounts) stop() {
+// all returns the accounts that are held. An entry's lock is taken before a
+// shard's, so the caller goes through them without the latter.
+func (a *accounts) all() []*account {
+	var all []*account
 	for i := range a.shards {
 		shard := &a.shards[i]
 		shard.mu.Lock()
-		for _, acc := range shard.byKey {
-			defer acc.stop()
-		}
+		all = slices.AppendSeq(all, maps.Values(shard.byKey))
 		shard.mu.Unlock()
 	}
+	return all
 }
 
 func (a *accounts) index(key accountKey) int {

@@ -156,8 +156,19 @@ const closeGrace = time.Minute
 // Close ends the timers at once, and fetches after a while.
 func (c *Cache) Close() {
 	time.AfterFunc(closeGrace, c.cancel)
-	c.only.stop()
-	if c.accounts != nil {
-		c.accounts.stop()
+	for _, e := range c.entries() {
+		e.stop()
 	}
+}
+
+// entries returns all entries that are held.
+func (c *Cache) entries() []*Entry {
+	if c.accounts == nil {
+		return []*Entry{&c.only}
+	}
+	var entries []*Entry
+	for _, acc := range c.accounts.all() {
+		entries = append(entries, &acc.Entry)
+	}
+	return entries
 }

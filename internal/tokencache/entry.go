@@ -110,7 +110,7 @@ func reached(t, now time.Time) bool {
 //	                      ▲           │           │
 //	                      └──fetched──┴───────────┘
 //
-// A failed fetch changes nothing about the token in hand. It sets failure, and
+// A failed fetch changes nothing about the token in hand. It counts, and
 // until the timer tries again, requests that have no token left fail at once.
 type Entry struct {
 	cache   *Cache
@@ -121,23 +121,29 @@ type Entry struct {
 	call     *call       // the fetch in progress
 	timer    *time.Timer // the next renewal or retry
 	due      time.Time   // when the timer fires
-	failures int         // in a row
-	failure  error       // not nil: known to be failing, requests do not wait
+	failures int         // in a row; if any, requests do not wait
+	failure  *failure    // the last one; nil if there was none
 	wanted   bool        // a request asked since the last fetch began
 	dormant  bool        // nobody asked when the timer fired: how things are now is unknown
 	stopped  bool        // no timer any more
 	rejected time.Time   // when a rejection last led to a fetch
 }
 
-// call is a fetch in progress. done closes when it has ended either way; held
-// or abandoned is set by then if it brought a token, or was not made.
+// failure is a failed fetch.
+type failure struct {
+	err error
+	at  time.Time
+}
+
+// call is a fetch in progress. done closes when it has ended; held or err is set
+// by then.
 type call struct {
-	done      chan struct{}
-	held      *heldToken
-	abandoned bool
-	started   time.Time
-	probe     bool // after a failure, for a request rather than by the timer
-	again     bool // the entry's fetch before failed
+	done    chan struct{}
+	held    *heldToken
+	err     error
+	started time.Time
+	probe   bool // after a failure, for a request rather than by the timer
+	again   bool // the entry's fetch before failed
 
 	// For a first token, the wait for a permit ends when the requests that wait
 	// for it have all left.
@@ -212,7 +218,7 @@ func (e *Entry) decide(now time.Time) decision {
 	if phase != absent {
 		d.held = held
 	}
-	if e.failure != nil {
+	if e.failures > 0 {
 		d.failure = e.backingOff(now)
 		if e.call == nil && e.dormant {
 			e.fetchNow().probe = true
@@ -268,7 +274,7 @@ func (e *Entry) outcome(ctx context.Context, d decision) (*heldToken, error) {
 	select {
 	case <-d.wait.done:
 		switch newest := e.held.Load(); {
-		case d.wait.abandoned:
+		case d.wait.err == errAbandoned:
 			return nil, errAbandoned
 		case d.wait.held != nil:
 			held = d.wait.held
@@ -299,9 +305,9 @@ func (e *Entry) outcome(ctx context.Context, d decision) (*heldToken, error) {
 // backingOff returns the failure that requests get until the next attempt.
 // e.mu is held.
 func (e *Entry) backingOff(now time.Time) error {
-	err := e.failure
-	if err == nil {
-		err = ErrExpiredOnArrival
+	err := ErrExpiredOnArrival
+	if e.failures > 0 {
+		err = e.failure.err
 	}
 	return &Failure{RetryIn: max(e.due.Sub(now), 0), err: err}
 }
@@ -344,7 +350,7 @@ func (e *Entry) reject(t *authserver.Token) *call {
 		return nil // it has been replaced already
 	}
 	if e.call == nil {
-		if e.failure != nil || now.Sub(e.rejected) < rejectionPause {
+		if e.failures > 0 || now.Sub(e.rejected) < rejectionPause {
 			return nil
 		}
 		e.rejected = now
@@ -365,7 +371,7 @@ func (e *Entry) Warm() {
 func (e *Entry) fetchFirst() *call {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.held.Load() == nil && e.failure == nil {
+	if e.held.Load() == nil && e.failures == 0 {
 		return e.fetchNow()
 	}
 	return nil
@@ -410,7 +416,7 @@ func (e *Entry) run(c *call, held *authserver.Token) {
 		e.cache.accounts.ended(e.account, c, o.Err)
 	}
 	close(c.done)
-	if !c.abandoned && e.cache.ctx.Err() == nil {
+	if c.err != errAbandoned && e.cache.ctx.Err() == nil {
 		defer func() { _ = recover() }() // of a log core that another plugin brings
 		source.Report(o)
 	}
@@ -440,20 +446,19 @@ func (e *Entry) fetch(source Source, c *call, held *authserver.Token) (token *au
 }
 
 // finish ends a call with what it brought.
-func (e *Entry) finish(c *call, token *authserver.Token, err error) Outcome {
+func (e *Entry) finish(c *call, token *authserver.Token, err error) (o Outcome) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.call = nil
 	switch err {
 	case nil:
+		o = e.keep(token)
 	case errAbandoned:
-		c.abandoned, e.dormant = true, true
-		return Outcome{Err: err}
+		o.Err, e.dormant = err, true
 	default:
-		return e.fail(err)
+		o = e.fail(err)
 	}
-	o := e.keep(token)
-	if o.Err == nil {
+	if c.err = o.Err; c.err == nil {
 		c.held = e.held.Load()
 	}
 	return o
@@ -473,7 +478,7 @@ func (e *Entry) keep(token *authserver.Token) Outcome {
 		RenewIn:  held.renewAt.Sub(now),
 	}
 	e.held.Store(held)
-	e.failures, e.failure = 0, nil
+	e.failures = 0
 	e.schedule(held.renewAt)
 	return o
 }
@@ -482,11 +487,11 @@ func (e *Entry) keep(token *authserver.Token) Outcome {
 func (e *Entry) fail(err error) Outcome {
 	now := time.Now()
 	delay := backoff(e.failures)
-	if failed, ok := errors.AsType[*authserver.Error](err); ok {
-		delay = max(delay, failed.RetryAfter+rand.N(failed.RetryAfter/10+1))
+	if asked := retryAfter(err); asked > 0 {
+		delay = max(delay, asked+rand.N(asked/10+1))
 	}
 	e.failures++
-	e.failure = err
+	e.failure = &failure{err, now}
 	e.schedule(now.Add(delay))
 
 	o := Outcome{Err: err, Failures: e.failures, RetryIn: delay}
@@ -495,6 +500,14 @@ func (e *Entry) fail(err error) Outcome {
 		o.LifeLeft = max(held.expires.Sub(now), 0)
 	}
 	return o
+}
+
+// retryAfter returns how long the server asked to be left alone.
+func retryAfter(err error) time.Duration {
+	if failed, ok := errors.AsType[*authserver.Error](err); ok {
+		return failed.RetryAfter
+	}
+	return 0
 }
 
 // backoff returns how long to wait after a failure that followed n others.
@@ -546,7 +559,7 @@ func (e *Entry) renewIfWanted() bool {
 	case held.phase(now) != absent:
 		e.schedule(held.expires)
 		return false
-	case first && e.failure != nil: // remembered for a while
+	case first && e.failures > 0: // remembered for a while
 		e.schedule(now.Add(backoffMax))
 		return false
 	}
