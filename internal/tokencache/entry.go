@@ -145,8 +145,8 @@ type call struct {
 	probe   bool // after a failure, for a request rather than by the timer
 	again   bool // the entry's fetch before failed
 
-	// For a first token, the wait for a permit ends when the requests that wait
-	// for it have all left.
+	// For a first token, the wait for a permit ends when the callers who wait for
+	// it have all hung up.
 	waiters int // guarded by the entry's mu
 	queue   context.Context
 	abandon context.CancelCauseFunc
@@ -249,15 +249,16 @@ func (e *Entry) decide(now time.Time) decision {
 
 // await waits for a fetch, as long as the decision says.
 func (e *Entry) await(ctx context.Context, d decision) (*heldToken, error) {
-	defer e.leave(d.wait)
+	defer e.leave(ctx, d.wait)
 	return e.outcome(ctx, d)
 }
 
-// leave takes a request from those that wait for a call.
-func (e *Entry) leave(c *call) {
+// leave takes a request from those that wait for a call. Nobody is left if it was
+// the last one and its caller has hung up; who has been told to come back counts.
+func (e *Entry) leave(ctx context.Context, c *call) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if c.waiters--; c.waiters == 0 {
+	if c.waiters--; c.waiters == 0 && ctx.Err() != nil {
 		c.abandon(errAbandoned)
 	}
 }

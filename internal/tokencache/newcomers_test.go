@@ -223,3 +223,39 @@ func TestWaitForAPermitHasAnEnd(t *testing.T) {
 		}
 	})
 }
+
+// TestCallerWhoIsToldToComeBackKeepsItsPlace: only callers who hang up give theirs
+// up.
+func TestCallerWhoIsToldToComeBackKeepsItsPlace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var mended atomic.Bool
+		server := &accountServer{
+			lifetime: time.Hour,
+			refuse:   func(account string) bool { return account == "alice" && !mended.Load() },
+			takes: func(account string) time.Duration {
+				if account == "alice" {
+					return 0
+				}
+				return 5 * time.Second
+			},
+		}
+		cache := openAccounts(t, 10_000, server)
+		alice := cache.Entry([]string{"alice"})
+		_, _, _ = alice.Token(t.Context())
+		time.Sleep(2 * time.Second) // nobody asks: the next request finds out
+		mended.Store(true)
+		for i := range maxFirstFetches {
+			go func() { _, _, _ = cache.Entry([]string{fmt.Sprint("other ", i)}).Token(t.Context()) }()
+		}
+		synctest.Wait()
+
+		asked := time.Now()
+		if _, _, err := alice.Token(t.Context()); !errors.Is(err, errRefused) || time.Since(asked) != time.Second {
+			t.Errorf("the request gets %v after %v, want the failure of before after 1s", err, time.Since(asked))
+		}
+		time.Sleep(5 * time.Second)
+		if _, how, err := alice.Token(t.Context()); err != nil || how != Fresh {
+			t.Errorf("the next one gets %q, %v", how, err)
+		}
+	})
+}

@@ -95,7 +95,7 @@ func (e *Entry) Renew(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer e.leave(c)
+	defer e.leave(ctx, c)
 	select {
 	case <-c.done:
 		if c.err == errAbandoned { // by others, as we came
