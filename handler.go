@@ -46,6 +46,9 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, next caddyhttp.H
 	}
 	entry := h.live.shared.cache.Entry(values)
 	token, _, err := entry.Token(r.Context())
+	if err == nil {
+		err = h.live.CheckType(token)
+	}
 	if err != nil {
 		return h.withoutToken(w, r, next, err)
 	}

@@ -98,7 +98,7 @@ func (c *client) open(ctx caddy.Context) error {
 			return errors.Join(err, closeShared(c.key))
 		}
 	}
-	c.Source = tokensource.New(c.definition, c.resolver, transport, &c.shared.server, c.proofKey)
+	c.Source = tokensource.New(c.definition, c.resolver, transport, &c.shared.server, c.proofKey, c.logger)
 	c.shared.cache.Lend(c)
 	return nil
 }

@@ -77,7 +77,6 @@ func (c *client) sharingKey(s *config.Settings, unread error) string {
 	parts := []string{
 		s.Issuer, s.TokenEndpoint, s.ClientID, s.ClientSecret.Reveal(), s.FirstRefreshToken.Reveal(),
 		s.Form.Encode(), url.Values(s.Header).Encode(), thumbprint, string(rest),
-		fmt.Sprint(c.definition.TakesAnyTokenType(), c.definition.TakesUntyped()),
 	}
 	for _, in := range c.inputs { // a value may read like a placeholder
 		parts = append(parts, "from the request", in.Option, in.Text)

@@ -149,6 +149,21 @@ func (a PrivateKeyJWT) Advice() string {
 // is made anew for each request.
 func (PrivateKeyJWT) Secrets() []Secret { return nil }
 
+// For implements Addressed.
+func (a PrivateKeyJWT) For(audience, typ string) ClientAuth {
+	a.Audience, a.Type = audience, typ
+	return a
+}
+
+// Addressed is a way for a client to prove itself by an assertion that is signed
+// here, whom it is for.
+type Addressed interface {
+	ClientAuth
+
+	// For returns the same with that audience and that typ, "" for the default one.
+	For(audience, typ string) ClientAuth
+}
+
 // ClientSecretJWT authenticates the client by a JWT whose MAC is keyed with
 // the client secret (client_secret_jwt; OpenID Connect Core section 9).
 type ClientSecretJWT struct {
@@ -192,6 +207,12 @@ func (a ClientSecretJWT) Advice() string {
 
 // Secrets implements ClientAuth. The secret is not sent, but the server has it, too.
 func (a ClientSecretJWT) Secrets() []Secret { return []Secret{a.Secret} }
+
+// For implements Addressed.
+func (a ClientSecretJWT) For(audience, typ string) ClientAuth {
+	a.Audience, a.Type = audience, typ
+	return a
+}
 
 // withoutQuery returns an audience that may be a token endpoint, whose query may
 // hold a key.
@@ -283,7 +304,7 @@ func setClientAssertion(form url.Values, id string, assertion Secret) {
 
 // Interface guards
 var (
-	_ ClientAuth = PrivateKeyJWT{}
-	_ ClientAuth = ClientSecretJWT{}
+	_ Addressed  = PrivateKeyJWT{}
+	_ Addressed  = ClientSecretJWT{}
 	_ ClientAuth = ClientAssertion{}
 )

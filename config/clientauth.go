@@ -49,11 +49,14 @@ type ClientAuth struct {
 	// For client_secret_jwt: HS256 (the default), HS384 or HS512.
 	Algorithm string `json:"algorithm,omitempty"`
 
-	// For private_key_jwt and client_secret_jwt: who the assertion is for.
-	// Default: the issuer, as RFC 10070 wants; without one, the token endpoint,
-	// which older servers expect. The typ of the assertion goes with it:
-	// client-authentication+jwt for the issuer, JWT for any other audience. So a
-	// server that knows only JWT gets it with the token endpoint as audience.
+	// For private_key_jwt and client_secret_jwt: who the assertion is for, or the
+	// word issuer or token_endpoint for that URL. The typ of the assertion goes
+	// with it: client-authentication+jwt for the issuer, JWT for any other
+	// audience. Default: the issuer, as RFC 10070 wants; without one, the token
+	// endpoint. A server that answers the default with invalid_client is asked once
+	// more with its token endpoint and typ JWT, as Okta, Microsoft and others want
+	// it, and what it took is remembered; never with a refresh token, which can be
+	// spent once.
 	Audience string `json:"audience,omitempty"`
 
 	// For private_key_jwt and client_secret_jwt: how long an assertion is good
@@ -94,6 +97,12 @@ var authOptions = map[authMethod]struct {
 	assertionFile:        {needs: "file"},
 	noClientAuth:         {},
 }
+
+// Words for the audience of an assertion.
+const (
+	audienceIssuer        = "issuer"
+	audienceTokenEndpoint = "token_endpoint"
+)
 
 // authMethods lists the methods for error texts, in the order of the README.
 var authMethods = []authMethod{clientSecretBasic, clientSecretBasicRaw, clientSecretPost, clientSecretJWT, privateKeyJWT, tlsClientAuth, assertionFile, noClientAuth}
@@ -163,6 +172,8 @@ func (c *Client) checkClientAuth() error {
 		return OptionErrorf("client_auth", "%s needs %q: write '%[2]s <file>' in its block", method, rules.needs)
 	case a.Lifetime < 0:
 		return OptionErrorf("client_auth", "lifetime must be longer than zero")
+	case a.Audience == audienceIssuer && c.Issuer == "":
+		return OptionErrorf("client_auth", "'audience issuer' needs the 'issuer' of the client: write it, or 'audience token_endpoint'")
 	}
 	for _, name := range given {
 		if name != "method" && name != rules.needs && !slices.Contains(rules.block, name) {

@@ -32,6 +32,7 @@ type Settings struct {
 	Header http.Header
 
 	ClientAuth  authserver.ClientAuth
+	Audience    Audience          // whom its assertion is for, if it signs one
 	Certificate *tls.Certificate // what tls_client_auth presents, else nil
 
 	// Assertion is what the jwt_bearer grant signs; nil if it is ready-made.
@@ -40,6 +41,22 @@ type Settings struct {
 	// FirstRefreshToken is the one in the config, for the refresh_token grant.
 	FirstRefreshToken authserver.Secret
 }
+
+// Audience says where the audience of the client's assertion comes from.
+type Audience int
+
+const (
+	// DefaultAudience is the issuer, or without one the token endpoint. A server that
+	// refuses it may want the other.
+	DefaultAudience Audience = iota
+
+	// EndpointAudience is the URL that the token request goes to, which metadata may
+	// tell.
+	EndpointAudience
+
+	// GivenAudience is written in the config.
+	GivenAudience
+)
 
 // TryOut makes what proves the client and the grant, as a token request would, so
 // that a mistake shows when the config is loaded.
@@ -227,8 +244,14 @@ func (l *lookup) tokenRequest(s *Settings) {
 // by default.
 func (l *lookup) clientAuth(s *Settings, audience string) {
 	a := l.client.clientAuth()
-	if a.Audience != "" {
-		audience = l.text("client_auth", a.Audience)
+	switch a.Audience {
+	case "":
+	case audienceIssuer:
+		audience, s.Audience = s.Issuer, GivenAudience
+	case audienceTokenEndpoint:
+		s.Audience = EndpointAudience
+	default:
+		audience, s.Audience = l.text("client_auth", a.Audience), GivenAudience
 	}
 	id, secret, lifetime := s.ClientID, s.ClientSecret, time.Duration(a.Lifetime)
 	switch method := l.client.authMethod(); method {

@@ -140,17 +140,8 @@ func (c *Client) checkReplay() error {
 }
 
 // TakesAnyTokenType reports whether the config says how to send the token, whatever
-// its type.
-func (c *Client) TakesAnyTokenType() bool {
-	return c.Inject != nil && c.Inject.Scheme != ""
-}
-
-// TakesUntyped reports whether an exchanged token may be one without a token type
-// ("N_A", RFC 8693 section 2.2.1): it can where it goes upstream without a scheme.
-func (c *Client) TakesUntyped() bool {
-	p := c.Placement()
-	return c.IsTokenExchange() && !p.ByType && p.Scheme == ""
-}
+// its type: with a scheme, or in a place where it stands alone.
+func (c *Client) TakesAnyTokenType() bool { return !c.Placement().ByType }
 
 // Rejection is what counts as a rejected token, and when a request is sent again,
 // with the defaults applied.

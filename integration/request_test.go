@@ -258,12 +258,13 @@ func TestRotatedRefreshTokenOutlivesAReload(t *testing.T) {
 	}
 }
 
-// TestFailedRefreshKeepsTheRefreshToken: neither an error nor a malformed
-// answer costs the grant, whatever refresh token stands in it.
+// TestFailedRefreshKeepsTheRefreshToken: an error does not cost the grant, whatever
+// refresh token stands in it. The one in an answer of success counts, even if the
+// access token beside it is of no use.
 func TestFailedRefreshKeepsTheRefreshToken(t *testing.T) {
-	for name, answer := range map[string]string{
-		"an error":           `{"error":"invalid_request","refresh_token":"not-this-one"}`,
-		"a malformed answer": `{"access_token":"a b","refresh_token":"not-this-one"}`,
+	for name, test := range map[string]struct{ answer, next string }{
+		"an error":           {`{"error":"invalid_request","refresh_token":"another"}`, "rotated"},
+		"a malformed answer": {`{"access_token":"a b","refresh_token":"another"}`, "another"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			auth := caddytest.NewAuthServer(t)
@@ -273,7 +274,7 @@ func TestFailedRefreshKeepsTheRefreshToken(t *testing.T) {
 				case 1:
 					caddytest.Say(w, http.StatusOK, `{"access_token":"T","expires_in":10,"refresh_token":"rotated"}`)
 				case 2:
-					caddytest.Say(w, http.StatusOK, answer)
+					caddytest.Say(w, http.StatusOK, test.answer)
 				default:
 					caddytest.Issue(w, "T", time.Hour)
 				}
@@ -284,7 +285,7 @@ func TestFailedRefreshKeepsTheRefreshToken(t *testing.T) {
 				proxy.Want(http.StatusOK)
 				return auth.Count() >= 3
 			})
-			for i, want := range []string{"configured", "rotated", "rotated"} {
+			for i, want := range []string{"configured", "rotated", test.next} {
 				if got := auth.Seen()[i].PostForm.Get("refresh_token"); got != want {
 					t.Errorf("token request %d has refresh token %q, want %q", i+1, got, want)
 				}

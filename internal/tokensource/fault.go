@@ -23,6 +23,9 @@ const (
 // invalid_request in RFC 8693 section 2.2.2 and invalid_grant at many servers; an
 // unknown audience is invalid_target (RFC 8707 section 2) or invalid_request.
 func (s *Source) FaultOf(err error) Fault {
+	if _, ok := errors.AsType[*config.CallerError](err); ok {
+		return BadToken // that has expired
+	}
 	failed, ok := errors.AsType[*authserver.Error](err)
 	if !ok || failed.Kind != authserver.Refused {
 		return NotTheCallers

@@ -30,6 +30,7 @@ type Server struct {
 	fetchedAt time.Time // when a fetch ended
 	nextTry   time.Time
 	ownKey    *authserver.ProofKey
+	audience  audience // of the client's assertion, as the server takes it
 
 	nonces authserver.Nonces
 }
@@ -119,6 +120,33 @@ func (s *Server) renewSoon(used *authserver.Metadata) {
 	if soon := s.fetchedAt.Add(metadataPause); s.metadata == used && soon.Before(s.nextTry) {
 		s.nextTry = soon
 	}
+}
+
+// audience is whom a server takes a client's assertion for.
+type audience int
+
+const (
+	unknownAudience audience = iota
+	issuerAudience
+	endpointAudience
+)
+
+func (s *Server) audienceKnown() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.audience != unknownAudience
+}
+
+func (s *Server) takesEndpointAudience() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.audience == endpointAudience
+}
+
+func (s *Server) learnAudience(a audience) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.audience = a
 }
 
 // Nonces are what servers, the API's too, want in proofs.

@@ -24,7 +24,7 @@ func newSource(t *testing.T, client config.Client, transport http.RoundTripper) 
 	t.Helper()
 	resolver := config.NewResolver(client, zap.NewNop())
 	t.Cleanup(resolver.Close)
-	return New(client, resolver, NewTransport(transport), new(Server), nil)
+	return New(client, resolver, NewTransport(transport), new(Server), nil, zap.NewNop())
 }
 
 // issue answers with a token.

@@ -13,6 +13,9 @@ import (
 	"fmt"
 	"runtime/debug"
 	"strings"
+	"time"
+
+	"go.uber.org/zap"
 
 	"github.com/upstream-oauth2/caddy-upstream-oauth2/authserver"
 	"github.com/upstream-oauth2/caddy-upstream-oauth2/config"
@@ -26,12 +29,17 @@ type Source struct {
 	transport *Transport
 	server    *Server
 	proofKey  *authserver.ProofKey // nil without dpop
+	logger    *zap.Logger
+	anyType   bool // the config says how to send the token, whatever its type
 }
 
 // New returns a source for a client. server is shared by all configs with the same
 // settings; proofKey is nil without dpop.
-func New(client config.Client, resolver *config.Resolver, transport *Transport, server *Server, proofKey *authserver.ProofKey) *Source {
-	return &Source{client: client, inputs: client.Inputs(), resolver: resolver, transport: transport, server: server, proofKey: proofKey}
+func New(client config.Client, resolver *config.Resolver, transport *Transport, server *Server, proofKey *authserver.ProofKey, logger *zap.Logger) *Source {
+	return &Source{
+		client: client, inputs: client.Inputs(), resolver: resolver, transport: transport,
+		server: server, proofKey: proofKey, logger: logger, anyType: client.TakesAnyTokenType(),
+	}
 }
 
 // userAgent names the module and its version to the authorization server.
@@ -58,6 +66,10 @@ func (s *Source) Fetch(ctx context.Context, inputs []string, held *authserver.To
 	if err != nil {
 		return nil, err
 	}
+	end, err := s.endOfExchanged(settings, time.Now())
+	if err != nil {
+		return nil, err
+	}
 	s.transport.Present(settings.Certificate)
 	metadata, err := s.discover(ctx, settings)
 	if err != nil {
@@ -70,7 +82,7 @@ func (s *Source) Fetch(ctx context.Context, inputs []string, held *authserver.To
 	request := authserver.Request{
 		Endpoint:  settings.TokenEndpoint,
 		Form:      settings.Form,
-		Auth:      settings.ClientAuth,
+		Auth:      s.addressed(settings),
 		Assertion: settings.Assertion,
 		Header:    settings.Header,
 		UserAgent: userAgent,
@@ -86,16 +98,17 @@ func (s *Source) Fetch(ctx context.Context, inputs []string, held *authserver.To
 		}
 		return nil, s.withBetterHint(err)
 	}
-	if err := s.checkTokenType(token); err != nil {
+	if err := s.CheckType(token); err != nil {
 		return nil, err
 	}
+	s.limitLife(token, end)
 	return token, nil
 }
 
 // send sends the request, with the newest refresh token if the grant has one.
 func (s *Source) send(ctx context.Context, request authserver.Request, settings *config.Settings) (*authserver.Token, error) {
 	if settings.FirstRefreshToken.IsZero() {
-		return request.Do(ctx, s.transport)
+		return s.sendAddressed(ctx, request, settings)
 	}
 	family := familyOf(settings)
 	newest, err := family.acquire(ctx)
@@ -106,7 +119,9 @@ func (s *Source) send(ctx context.Context, request authserver.Request, settings 
 	defer func() { family.release(next) }()
 	request.Form.Set("refresh_token", newest.Reveal())
 	token, err := request.Do(ctx, s.transport)
-	if err == nil {
+	if failed, ok := errors.AsType[*authserver.Error](err); ok {
+		next = failed.RefreshToken // beside an access token of no use
+	} else if err == nil {
 		next = token.RefreshToken
 	}
 	return token, err
@@ -210,18 +225,17 @@ func (s *Source) checkAssertion(metadata *authserver.Metadata, auth authserver.C
 	return err
 }
 
-// checkTokenType rejects tokens that we would not know how to send.
-func (s *Source) checkTokenType(token *authserver.Token) error {
+// CheckType rejects a token that the client would not know how to send. Whoever
+// shares a token that another client got asks this too.
+func (s *Source) CheckType(token *authserver.Token) error {
 	bound := s.client.DPoP != nil
 	switch {
-	case s.client.TakesAnyTokenType():
+	case s.anyType:
 		return nil
 	case bound && token.Scheme != "DPoP":
 		return fmt.Errorf("the authorization server issued a token that is not bound to our key (token_type %.40q): it may not support DPoP, remove 'dpop'", token.Type)
 	case !bound && token.Scheme == "DPoP":
 		return errors.New("the authorization server issued a token that wants DPoP proofs: write 'dpop' and 'upstream_base'")
-	case s.client.TakesUntyped() && strings.EqualFold(token.Type, "N_A"):
-		return nil
 	case token.Scheme == "":
 		return fmt.Errorf("the token_type %.40q is not understood: write 'inject header Authorization <scheme>' to use the token whatever its type (RFC 6749 section 7.1)", token.Type)
 	}
