@@ -201,10 +201,7 @@ func number(s, prefix string, base, least, most int) (char string, length int) {
 	if end < len(prefix)+least {
 		return "", 0
 	}
-	if most < 4 { // a byte, of UTF-8 most often
-		return string([]byte{byte(code)}), end
-	}
-	return string(code), end
+	return string(code), end // or a byte of UTF-8, which folds alike
 }
 
 // lower returns an ASCII letter as a small one.
@@ -296,11 +293,7 @@ func (r reading) unpacked64() []reading {
 		return 0
 	}, "\r\n")
 	return eachBeginning(4, runs, func(run digits, unpacked *reading) {
-		text := run.text
-		if len(text)%4 == 1 {
-			text = text[:len(text)-1]
-		}
-		decoded, _ := base64.RawStdEncoding.DecodeString(text)
+		decoded, _ := base64.RawStdEncoding.DecodeString(run.text) // of a cut one, what is whole
 		unpacked.add(string(decoded), span{run.at[0].from, run.at[len(run.at)-1].to})
 	})
 }
