@@ -112,6 +112,8 @@ func TestAnswerLifetimeElsewhere(t *testing.T) {
 		{"expires_at, RFC 3339 with zone and fraction", `{"access_token":"a","expires_at":"2000-01-01T02:00:00.5+01:00"}`, time.Hour + 500*time.Millisecond},
 		{"expires_at in a form", "access_token=a&expires_at=946688400", time.Hour},
 		{"expires_at in milliseconds", `{"access_token":"a","expires_at":946688400000}`, time.Hour},
+		{"expires_at in milliseconds of 1973, the first that are taken for such", `{"access_token":"a","expires_at":1e11}`, 0},
+		{"expires_on 0, and expires_at", `{"access_token":"a","expires_on":0,"expires_at":946688400}`, time.Hour},
 		{"expires_at in a year and a day", `{"access_token":"a","expires_at":"2001-01-01T00:00:00Z"}`, year},
 		{"expires_at at the end of time", `{"access_token":"a","expires_at":1e300}`, year},
 		{"expires_at, half a second ahead", `{"access_token":"a","expires_at":"2000-01-01T00:00:00.5Z"}`, time.Second},

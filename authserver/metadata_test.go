@@ -245,6 +245,17 @@ func TestMetadataMembers(t *testing.T) {
 	}
 }
 
+// A mebibyte is read, and one byte more is refused.
+func TestMetadataSize(t *testing.T) {
+	document := published(t, issuer, nil)
+	for size, ok := range map[int]bool{1 << 20: true, 1<<20 + 1: false} {
+		body := document + strings.Repeat(" ", size-len(document))
+		if _, err := metadataOf(issuer).Do(t.Context(), answering(http.StatusOK, nil, body)); (err == nil) != ok {
+			t.Errorf("%d bytes: %v", size, err)
+		}
+	}
+}
+
 // Each failure is of the kind that tells whether to try again, and says how to
 // go on without metadata.
 func TestMetadataRefused(t *testing.T) {
@@ -261,6 +272,8 @@ func TestMetadataRefused(t *testing.T) {
 		}},
 		{"forbidden", issuer, 403, "{}", authserver.Unreadable, []string{"status 403"}},
 		{"redirect", issuer, 302, "", authserver.Unreadable, []string{"status 302", "redirects are not followed"}},
+		{"the first redirect", issuer, 300, "", authserver.Unreadable, []string{"status 300, and redirects are not followed"}},
+		{"the first status behind redirects", issuer, 400, "", authserver.Unreadable, []string{"status 400; check"}},
 		{"another success", issuer, 204, "", authserver.Unreadable, []string{"status 204"}},
 		{"throttled", issuer, 429, "", authserver.Unavailable, []string{"status 429"}},
 		{"timed out", issuer, 408, "", authserver.Unavailable, []string{"status 408"}},
