@@ -368,6 +368,7 @@ func TestAnswerIsQuoted(t *testing.T) {
 	}{
 		{"a description", `{"error":"invalid_client","error_description":"Client is locked."}`, `: the server says "Client is locked."`},
 		{"control characters", `{"error":"x","error_description":"a\r\nb\u0000c\u001b[31m"}`, `"a??b?c?[31m"`},
+		{"the ends of what is printable", `{"error":"x","error_description":"a ~\u007fb"}`, `"a ~?b"`},
 		{"quotes", `{"error":"x","error_description":"a \"b\" \\ c"}`, `"a \"b\" \\ c"`},
 		{"other letters", `{"error":"x","error_description":"ungültig ☹"}`, `"ung?ltig ?"`},
 		{"bytes that are no text", "error=x&error_description=a%ff%feb", `"a??b"`},

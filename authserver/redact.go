@@ -88,8 +88,6 @@ func redact(text string, values []string) string {
 	var out strings.Builder
 	for i, r := range text {
 		switch {
-		case out.Len() >= maxQuoted:
-			return out.String()[:maxQuoted]
 		case !hidden[i]:
 			out.WriteRune(printableRune(r))
 		case i == 0 || !hidden[i-1]:

@@ -309,3 +309,28 @@ func TestIssuedIsRedacted(t *testing.T) {
 		}
 	}
 }
+
+// A credential is hidden at any length. Of what else is sent, the shortest values are
+// words that occur everywhere, and so are short ones in what base64 and hex decode to.
+func TestShortValues(t *testing.T) {
+	tests := []struct{ name, secret, param, text, want string }{
+		{"a credential of three characters", "q7Z", "-", "is q7Z it?", "is [redacted] it?"},
+		{"a credential of three characters, packed", "q7Z", "-", "is 71375a71375a it?", "is 71375a71375a it?"},
+		{"a credential of four characters, packed", "q7Zx", "-", "is 71375a78 it?", "is [redacted] it?"},
+		{"a parameter of three characters", "-", "q7Z", "is q7Z it?", "is q7Z it?"},
+		{"a parameter of four characters", "-", "q7Zx", "is q7Zx it?", "is [redacted] it?"},
+		{"nothing but eight characters", "kQ3vYxT8", "-", "kQ3vYxT8", "[redacted]"},
+		{"eight characters at the end", "kQ3vYxT8", "-", "not kQ3vYxT8", "not [redacted]"},
+		{"seven of eight characters", "kQ3vYxT8", "-", "not kQ3vYxT", "not kQ3vYxT"},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			r := request(endpoint)
+			r.Auth = authserver.ClientSecretPost{ID: clientID, Secret: authserver.NewSecret(strings.Trim(test.secret, "-"))}
+			r.Form.Set("param", strings.Trim(test.param, "-"))
+			if got := described(t, r, test.text); !strings.Contains(got, fmt.Sprintf("the server says %q", test.want)) {
+				t.Errorf("got %s, want %q", got, test.want)
+			}
+		})
+	}
+}
