@@ -294,6 +294,19 @@ func inX5C(cert string) string {
 	return base64.StdEncoding.EncodeToString(block.Bytes)
 }
 
+// The way out of an algorithm that does not fit names all that do.
+func TestSigningKeyNamesAlgorithms(t *testing.T) {
+	for kind, want := range map[string]string{
+		"RSA":   "write 'algorithm' as RS256, RS384, RS512, PS256, PS384 or PS512",
+		"P-256": "write 'algorithm' as ES256",
+	} {
+		_, err := authserver.ParseSigningKey([]byte(pkcs8(t, keys()[kind])), authserver.KeyOptions{Algorithm: "none"})
+		if err == nil || !strings.HasSuffix(err.Error(), want) {
+			t.Errorf("%s: %v, want %s", kind, err, want)
+		}
+	}
+}
+
 // What a JWT's header says of its key.
 func TestSigningKeyHeader(t *testing.T) {
 	k := keys()
