@@ -321,6 +321,7 @@ func TestShortValues(t *testing.T) {
 		{"a parameter of four characters", "-", "q7Zx", "is q7Zx it?", "is [redacted] it?"},
 		{"nothing but eight characters", "kQ3vYxT8", "-", "kQ3vYxT8", "[redacted]"},
 		{"eight characters at the end", "kQ3vYxT8", "-", "not kQ3vYxT8", "not [redacted]"},
+		{"eight characters with a bell", "a\aB3d6gH", "-", `is a\aB3d6gH it?`, "is [redacted] it?"},
 		{"seven of eight characters", "kQ3vYxT8", "-", "not kQ3vYxT", "not kQ3vYxT"},
 	}
 	for _, test := range tests {

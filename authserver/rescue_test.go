@@ -64,6 +64,8 @@ func TestRefreshTokenOfUnusableAnswer(t *testing.T) {
 		{"an error", 200, `{"error":"invalid_scope",` + member + `}`, ""},
 		{"an error in a broken answer", 200, `{"error":"invalid_scope",` + member, ""},
 		{"a redirect", 302, `{` + member + `}`, ""},
+		{"the first status behind success", 300, `{` + member + `}`, ""},
+		{"the last status of success", 299, `{` + member + `}`, rotated},
 		{"below success", 199, `{` + member + `}`, ""},
 		{"a status of failure", 400, `{` + member + `}`, ""},
 		{"a failed server", 500, `{` + member + `}`, ""},
