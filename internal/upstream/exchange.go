@@ -124,8 +124,8 @@ func (x *interceptor) begin(w http.ResponseWriter, r *http.Request) {
 	switch re := &x.upstream.replay; {
 	case !hasBody(r):
 	case re.replays(r):
-		x.body = &recording{source: r.Body, limit: re.BodyLimit}
-		r.Body = x.body.play()
+		x.body = newRecording(r, re.BodyLimit)
+		r.Body = &x.body.first
 	default:
 		x.bodyNotKept = true
 	}
@@ -142,6 +142,7 @@ func (x *interceptor) end() {
 		x.replaceLater(x.rejection.verdict)
 	}
 	if x.body != nil {
+		x.body.end()
 		x.request.Body = x.body.source
 	}
 }
@@ -187,7 +188,7 @@ func (x *interceptor) sendAgain(next caddyhttp.Handler, start *snapshot, err err
 func (x *interceptor) rewind(start *snapshot) bool {
 	body := start.request.Body
 	if x.body != nil {
-		again := x.body.play()
+		again := x.body.playAgain()
 		if again == nil {
 			return false
 		}
@@ -226,6 +227,7 @@ const routeGroups = caddy.CtxKey("route_group")
 func (x *interceptor) release() error {
 	held, header := x.rejection, x.Header()
 	x.rejection = nil
+	x.body.stop()
 	trailers := maps.Clone(header)
 	maps.DeleteFunc(trailers, func(name string, values []string) bool { return slices.Equal(values, held.header[name]) })
 
@@ -251,6 +253,7 @@ func (x *interceptor) WriteHeader(status int) {
 		if x.judge(status); x.rejection != nil {
 			return
 		}
+		x.body.stop()
 	}
 	x.ResponseWriter.WriteHeader(status)
 }
