@@ -9,15 +9,23 @@ type challenge struct {
 	err    string // the error parameter (RFC 6750 section 3)
 }
 
-// parseChallenges reads all values of a WWW-Authenticate field. APIs write it
-// carelessly, so nothing is refused: what cannot be read is passed over.
+// maxChallenges is how many bytes of a WWW-Authenticate field are read. The
+// longest that are meant seriously hold a Kerberos token.
+const maxChallenges = 16 << 10
+
+// parseChallenges reads the values of a WWW-Authenticate field. APIs write it
+// carelessly, so nothing is refused: what cannot be read is passed over, and so
+// is what comes behind the first maxChallenges bytes.
 //
 // Commas separate both challenges and a challenge's parameters. An element that
 // begins with "name =" is a parameter of the challenge before it, and any other
 // begins a new one.
 func parseChallenges(values []string) []challenge {
 	var found []challenge
+	left := maxChallenges
 	for _, value := range values {
+		value = value[:min(len(value), left)]
+		left -= len(value)
 		for element := range splitUnquoted(value) {
 			name, rest := cutToken(element)
 			if name == "" {

@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -59,6 +60,26 @@ func TestParseChallenges(t *testing.T) {
 				t.Errorf("%q is read as %q, want %q", test.values, got, test.want)
 			}
 		})
+	}
+}
+
+// TestEndlessChallenges: an API answers with megabytes of them.
+func TestEndlessChallenges(t *testing.T) {
+	endless := strings.Repeat("a,", 4<<20)
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	parseChallenges([]string{endless, endless})
+	runtime.ReadMemStats(&after)
+	if allocated := after.TotalAlloc - before.TotalAlloc; allocated > 4<<20 {
+		t.Errorf("%d bytes are allocated to read them", allocated)
+	}
+	beyond := []string{"Bearer", strings.Repeat(" ", maxChallenges), `Bearer error="insufficient_scope"`}
+	if got := parseChallenges(beyond); !slices.Equal(got, []challenge{{"Bearer", ""}}) {
+		t.Errorf("%q is read, want the first one alone", got)
+	}
+	within := []string{strings.Repeat(" ", maxChallenges-len("Bearer")), "Bearer"}
+	if got := parseChallenges(within); !slices.Equal(got, []challenge{{"Bearer", ""}}) {
+		t.Errorf("%q is read, want Bearer", got)
 	}
 }
 
