@@ -1,6 +1,7 @@
 package upstreamoauth2
 
 import (
+	"context"
 	"errors"
 	"maps"
 	"net/http"
@@ -9,7 +10,9 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
 
+	"github.com/upstream-oauth2/caddy-upstream-oauth2/authserver"
 	"github.com/upstream-oauth2/caddy-upstream-oauth2/config"
+	"github.com/upstream-oauth2/caddy-upstream-oauth2/internal/tokencache"
 )
 
 // ServeHTTP takes the token, puts it on the request, calls the next handler
@@ -52,7 +55,16 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, next caddyhttp.H
 	if err != nil {
 		return h.withoutToken(w, r, next, err)
 	}
-	return h.upstream.Send(w, r, next, entry, token)
+	return h.upstream.Send(w, r, next, tokens{entry}, token)
+}
+
+// tokens are those of an entry, as a request on its way asks for them.
+type tokens struct{ *tokencache.Entry }
+
+// Token implements upstream.Tokens.
+func (t tokens) Token(ctx context.Context) (*authserver.Token, error) {
+	token, _, err := t.Entry.Token(ctx)
+	return token, err
 }
 
 // errTrace refuses TRACE, whose answer would show the caller our token

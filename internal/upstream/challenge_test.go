@@ -113,7 +113,7 @@ func FuzzWWWAuthenticate(f *testing.F) {
 		}
 		replay := Replay{Status: []int{401}}
 		header := map[string][]string{"Www-Authenticate": {first, second}}
-		if replay.judge(200, header) != accepted {
+		if verdict, _ := replay.judge(200, header); verdict != accepted {
 			t.Error("a 200 is taken for a rejection")
 		}
 		quoted := strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(first + second)

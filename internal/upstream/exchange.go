@@ -30,29 +30,32 @@ const (
 	wantsNonce         // the same token, with another proof (RFC 9449 section 9)
 )
 
-// judge tells what an answer says about the token.
-func (re *Replay) judge(status int, header http.Header) verdict {
+// judge tells what an answer says about the token, and the error that its
+// challenge names.
+func (re *Replay) judge(status int, header http.Header) (verdict, string) {
 	if !slices.Contains(re.Status, status) {
-		return accepted
+		return accepted, ""
 	}
-	challenges := parseChallenges(header["Www-Authenticate"])
 	ours := len(header["Www-Authenticate"]) == 0 || status != http.StatusUnauthorized
-	for _, c := range challenges {
+	code := ""
+	for _, c := range parseChallenges(header["Www-Authenticate"]) {
 		if !strings.EqualFold(c.scheme, "Bearer") && (re.Scheme == "" || !strings.EqualFold(c.scheme, re.Scheme)) {
 			continue
 		}
 		switch c.err {
 		case "insufficient_scope":
-			return accepted
+			return accepted, ""
 		case "use_dpop_nonce":
-			return wantsNonce
+			return wantsNonce, c.err
+		case "invalid_request", "invalid_token", "invalid_dpop_proof", "insufficient_user_authentication":
+			code = c.err
 		}
 		ours = true
 	}
 	if ours {
-		return rejected
+		return rejected, code
 	}
-	return accepted
+	return accepted, ""
 }
 
 // replays reports whether a request can be sent again at all. Upgrades,
@@ -83,6 +86,7 @@ type interceptor struct {
 	tokens   Tokens
 	token    *authserver.Token
 	value    [1]string  // of the header field, see injector.put
+	nonce    string     // of the first proof
 	body     *recording // nil without a body, or with one that is not to be kept
 
 	bodyNotKept bool // the request has a body that is not kept
@@ -94,6 +98,7 @@ type interceptor struct {
 // rejection is an answer that is held back.
 type rejection struct {
 	verdict verdict
+	code    string // of its challenge
 	status  int
 	header  http.Header // without trailers, which are set later
 	body    bytes.Buffer
@@ -139,7 +144,7 @@ func hasBody(r *http.Request) bool {
 // because it broke off, counts for the next request at least.
 func (x *interceptor) end() {
 	if x.rejection != nil {
-		x.replaceLater(x.rejection.verdict)
+		x.replaceLater(x.rejection.verdict, x.rejection.status, x.rejection.code)
 	}
 	if x.body != nil {
 		x.body.end()
@@ -166,20 +171,42 @@ func (x *interceptor) sendAgain(next caddyhttp.Handler, start *snapshot, err err
 		start.header.restore(x.Header())
 		return err
 	}
-	token := x.token
-	if x.rejection.verdict == rejected {
-		token = x.tokens.Replace(x.request.Context(), x.token)
-	}
+	held := x.rejection
+	token := x.anotherToken()
 	if token == nil || !x.rewind(start) {
-		return x.release()
+		err := x.release()
+		x.report(NotReplayed, held.status, held.code)
+		return err
 	}
-	nonce := authserver.NonceOf(x.rejection.header)
-	x.replayed, x.answered, x.rejection = true, false, nil
+	nonce := x.upstream.proofs.nonceFor(held.header, x.nonce)
+	x.token, x.replayed, x.answered, x.rejection = token, true, false, nil
 	x.upstream.put(x.request, token, &x.value)
-	if proofs := x.upstream.proofs; proofs != nil && nonce != "" {
-		proofs.attachWith(x.request, token, nonce)
+	if nonce != "" {
+		x.upstream.proofs.attachWith(x.request, token, nonce)
 	}
-	return next.ServeHTTP(x, x.request)
+	err = next.ServeHTTP(x, x.request)
+	switch {
+	case x.answered: // and reported
+	case err != nil:
+		x.report(Failed, held.status, held.code)
+	default: // with nothing, which is a 200
+		x.report(Accepted, http.StatusOK, "")
+	}
+	return err
+}
+
+// anotherToken returns the token for the second attempt, nil if there is none.
+// The one that wants for a nonce may have expired meanwhile.
+func (x *interceptor) anotherToken() *authserver.Token {
+	ctx := x.request.Context()
+	if x.rejection.verdict == rejected {
+		return x.tokens.Replace(ctx, x.token)
+	}
+	token, err := x.tokens.Token(ctx)
+	if err != nil {
+		return nil
+	}
+	return token
 }
 
 // rewind makes the request and the answer what they were at the start. It
@@ -260,15 +287,19 @@ func (x *interceptor) WriteHeader(status int) {
 
 // judge decides whether a final answer is held back.
 func (x *interceptor) judge(status int) {
-	if x.replayed {
-		return
-	}
-	switch verdict := x.upstream.replay.judge(status, x.Header()); {
+	verdict, code := x.upstream.replay.judge(status, x.Header())
+	switch {
+	case x.replayed && verdict == accepted:
+		x.report(Accepted, status, code)
+	case x.replayed:
+		x.report(RejectedAgain, status, code)
 	case verdict == accepted:
+	case verdict == wantsNonce && x.upstream.proofs.nonceFor(x.Header(), x.nonce) == "":
+		// The same again would come of it.
 	case x.replays():
-		x.rejection = &rejection{verdict: verdict, status: status, header: maps.Clone(x.Header())}
+		x.rejection = &rejection{verdict: verdict, code: code, status: status, header: maps.Clone(x.Header())}
 	default:
-		x.replaceLater(verdict)
+		x.replaceLater(verdict, status, code)
 	}
 }
 
@@ -276,14 +307,26 @@ func (x *interceptor) judge(status int) {
 // a rejection, as "error 401" in handle_response does.
 func (x *interceptor) judgeError(err error) {
 	if failed, ok := errors.AsType[caddyhttp.HandlerError](err); ok {
-		x.replaceLater(x.upstream.replay.judge(failed.StatusCode, x.Header()))
+		verdict, code := x.upstream.replay.judge(failed.StatusCode, x.Header())
+		x.replaceLater(verdict, failed.StatusCode, code)
 	}
 }
 
-// replaceLater has a rejected token replaced for the next request.
-func (x *interceptor) replaceLater(v verdict) {
+// replaceLater has a rejected token replaced for the next request, as this one is
+// not sent again.
+func (x *interceptor) replaceLater(v verdict, status int, code string) {
 	if v == rejected {
 		x.tokens.Reject(x.token)
+	}
+	if v != accepted {
+		x.report(NotReplayed, status, code)
+	}
+}
+
+// report tells what came of a rejection.
+func (x *interceptor) report(o Outcome, status int, code string) {
+	if x.upstream.rejected != nil {
+		x.upstream.rejected(Rejection{Outcome: o, Token: x.token, Status: status, Error: code})
 	}
 }
 
@@ -296,7 +339,7 @@ func (x *interceptor) Write(p []byte) (int, error) {
 	if x.rejection.body.Len()+len(p) <= maxRejection {
 		return x.rejection.body.Write(p)
 	}
-	x.replaceLater(x.rejection.verdict)
+	x.replaceLater(x.rejection.verdict, x.rejection.status, x.rejection.code)
 	if err := x.release(); err != nil {
 		return 0, err
 	}

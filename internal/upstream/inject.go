@@ -31,6 +31,8 @@ type saved struct {
 	rawQuery   string
 	requestURI string
 	body       io.ReadCloser // nil unless the caller announced trailers
+
+	nonce string // of the proof that was put on the request
 }
 
 // put sets the token on the request, in place: placeholders are bound to the
@@ -49,7 +51,7 @@ func (in *injector) put(r *http.Request, token *authserver.Token, value *[1]stri
 		r.Header[in.Name] = value[:]
 	}
 	if in.proofs != nil {
-		in.proofs.attach(r, token)
+		before.nonce = in.proofs.attach(r, token)
 	}
 	return before
 }

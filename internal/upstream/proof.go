@@ -25,9 +25,12 @@ func NewProofs(key *authserver.ProofKey, nonces *authserver.Nonces, base string)
 	return &Proofs{key: key, nonces: nonces, base: strings.TrimSuffix(base, "/"), origin: authserver.Origin(base)}
 }
 
-// attach puts a fresh proof on the request, with the newest nonce of the API.
-func (p *Proofs) attach(r *http.Request, token *authserver.Token) {
-	p.attachWith(r, token, p.nonces.Get(p.origin))
+// attach puts a fresh proof on the request, with the newest nonce of the API, and
+// returns that.
+func (p *Proofs) attach(r *http.Request, token *authserver.Token) (nonce string) {
+	nonce = p.nonces.Get(p.origin)
+	p.attachWith(r, token, nonce)
+	return nonce
 }
 
 // attachWith is attach with that nonce. Signing fails only if the system has no
@@ -42,6 +45,15 @@ func (p *Proofs) attachWith(r *http.Request, token *authserver.Token, nonce stri
 	if err == nil {
 		r.Header[proofField] = []string{proof}
 	}
+}
+
+// nonceFor returns the nonce with which an answer asks for another proof than the
+// one with nonce sent; "" if that would be no other.
+func (p *Proofs) nonceFor(answer http.Header, sent string) string {
+	if nonce := authserver.NonceOf(answer); p != nil && nonce != sent {
+		return nonce
+	}
+	return ""
 }
 
 // note keeps the nonce that an answer brings, of whatever status.

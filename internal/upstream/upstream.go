@@ -26,6 +26,14 @@ type Settings struct {
 	Replay    Replay
 	Proofs    *Proofs // nil for tokens that are not bound to a key
 
+	// Rejected is told of each request whose token the API rejects, when it is
+	// known what came of it; nil if nobody wants to know.
+	Rejected func(Rejection)
+
+	// Overwrote is told when a token took the place of one that another Upstream
+	// had put on the same request; nil if nobody wants to know.
+	Overwrote func()
+
 	// CallerFields are header fields, in canonical form, that callers send to us
 	// alone, such as the token that ours was exchanged for. They do not go upstream.
 	CallerFields []string
@@ -54,8 +62,30 @@ type Replay struct {
 	BodyLimit int64 // how many bytes of a body are kept to be sent again
 }
 
+// Rejection is what came of a request whose token the API rejected.
+type Rejection struct {
+	Outcome Outcome
+	Token   *authserver.Token // that was sent last
+	Status  int               // of the last answer
+	Error   string            // of its challenge: a registered code (RFC 6750 section 3.1), or ""
+}
+
+// Outcome says what became of a rejected request.
+type Outcome string
+
+// What may become of a rejected request.
+const (
+	Accepted      Outcome = "accepted"     // it was sent again, and the API took the new token
+	RejectedAgain Outcome = "rejected"     // it was sent again, and the API rejected the new token as well
+	Failed        Outcome = "failed"       // it was sent again, and no answer came
+	NotReplayed   Outcome = "not_replayed" // it could not be sent again, or there was no other token
+)
+
 // Tokens is where the token of a request came from and its successor comes from.
 type Tokens interface {
+	// Token returns one that is not expired, and waits for it if need be.
+	Token(context.Context) (*authserver.Token, error)
+
 	// Reject tells that the API rejects the token. It does not wait.
 	Reject(*authserver.Token)
 
@@ -69,11 +99,19 @@ type Upstream struct {
 	injector
 	replay       Replay
 	callerFields []string
+	rejected     func(Rejection)
+	overwrote    func()
 }
 
 // New returns an Upstream.
 func New(s Settings) *Upstream {
-	return &Upstream{injector: newInjector(s.Placement, s.Proofs), replay: s.Replay, callerFields: s.CallerFields}
+	return &Upstream{
+		injector:     newInjector(s.Placement, s.Proofs),
+		replay:       s.Replay,
+		callerFields: s.CallerFields,
+		rejected:     s.Rejected,
+		overwrote:    s.Overwrote,
+	}
 }
 
 // Send puts the token on the request, calls the next handler and puts back what
@@ -83,6 +121,10 @@ func (u *Upstream) Send(w http.ResponseWriter, r *http.Request, next caddyhttp.H
 	x := &interceptor{upstream: u, tokens: tokens, token: token}
 	before := u.put(r, token, &x.value)
 	defer u.putBack(r, &before)
+	if u.overwrote != nil && (before.header != nil || before.rawQuery != "") && u.isBehindAnother(w) {
+		u.overwrote()
+	}
+	x.nonce = before.nonce
 	var start snapshot
 	start.take(w, r)
 	x.begin(w, r)
@@ -96,6 +138,21 @@ func (u *Upstream) Send(w http.ResponseWriter, r *http.Request, next caddyhttp.H
 		x.judgeError(err)
 	}
 	return err
+}
+
+// isBehindAnother reports whether w belongs to an Upstream ahead that put its token
+// in the same place.
+func (u *Upstream) isBehindAnother(w http.ResponseWriter) bool {
+	for {
+		if x, ok := w.(*interceptor); ok && x.upstream.Name == u.Name {
+			return true
+		}
+		wrapper, ok := w.(interface{ Unwrap() http.ResponseWriter })
+		if !ok {
+			return false
+		}
+		w = wrapper.Unwrap()
+	}
 }
 
 // SendWithout calls the next handler for a request that has no token. The caller's
