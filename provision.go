@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"net/url"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -29,6 +31,9 @@ type client struct {
 
 	// accountLogger is for what happens to single accounts: a sample of it.
 	accountLogger *zap.Logger
+
+	warned    atomic.Pointer[authserver.Token] // the token that apiRejected last told of
+	overwrote sync.Once
 
 	key    string
 	shared *shared
@@ -128,6 +133,8 @@ func (c *client) newUpstream() *upstream.Upstream {
 	s := upstream.Settings{
 		Placement:    upstream.Placement(place),
 		Replay:       upstream.Replay(re),
+		Rejected:     c.apiRejected,
+		Overwrote:    c.tokenOverwritten,
 		CallerFields: c.inputs.CallerFields(),
 	}
 	if c.proofKey != nil {
