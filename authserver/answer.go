@@ -18,62 +18,76 @@ import (
 // field as large, and one is held for each account.
 const maxAccessToken = 64 << 10
 
-// answer is an HTTP answer of a token endpoint, read whole.
+// answer is an HTTP answer of an endpoint.
 type answer struct {
-	url    string // where it came from, fit for an error text
-	status int
-	header http.Header
-	body   []byte
+	from        endpoint
+	url         string    // where it came from, fit for an error text
+	requestedAt time.Time // when the request went out
+
+	status  int
+	header  http.Header
+	body    []byte
+	members members // what the body says; see read
 
 	// secrets are redacted in all that is quoted from the answer.
 	secrets []string
 }
 
-// token reads the answer as RFC 6749 sections 5.1 and 5.2 describe it, and as
+// read reads the answer as RFC 6749 sections 5.1 and 5.2 describe it, and as
 // liberally as servers need: the format is told from the body, whatever the
 // Content-Type says; members that are not understood are ignored; an error may
-// come with any status.
-func (a *answer) token() (*Token, error) {
-	found, err := readMembers(a.body)
-	members := found
-	if err != nil {
-		members = nil // nothing is decided by what stands in a broken answer
+// come with any status. It fails unless the server grants what was asked.
+func (a *answer) read() error {
+	found, err := readMembers(a.body, a.from)
+	if err == nil { // nothing is decided by what stands in a broken answer
+		a.members = found
 	}
 
 	if a.status >= 300 && a.status < 400 {
-		return nil, a.fail(Unreadable, members, fmt.Sprintf("the authorization server redirects (status %d), and redirects are not followed: write the final address as 'token_endpoint'", a.status))
+		return a.fail(Unreadable, fmt.Sprintf("the authorization server redirects (status %d), and redirects are not followed: write the final address as '%s'", a.status, a.from.option))
 	}
 	if a.status == http.StatusTooManyRequests {
-		return nil, a.fail(Unavailable, members, "the authorization server is throttling (status 429)")
+		return a.fail(Unavailable, "the authorization server is throttling (status 429)")
 	}
 	if isTransient(a.status) {
-		return nil, a.fail(Unavailable, members, fmt.Sprintf("the authorization server failed (status %d)", a.status))
+		return a.fail(Unavailable, fmt.Sprintf("the authorization server failed (status %d)", a.status))
 	}
-	if members.isError() {
-		return nil, a.refused(members)
+	if a.members.isError() {
+		return a.refused()
 	}
 	if a.status < 200 || a.status >= 400 {
-		return nil, a.withoutCode(members)
+		return a.withoutCode()
 	}
 	if err != nil {
-		failed := a.fail(Unreadable, nil, fmt.Sprintf("the answer of %s (status %d, %s, %d bytes) is not a token: %s",
-			a.url, a.status, a.mediaType(), len(a.body), redact(err.Error(), a.secrets)))
+		failed := a.fail(Unreadable, fmt.Sprintf("the answer of %s (status %d, %s, %d bytes) is not %s: %s",
+			a.url, a.status, a.mediaType(), len(a.body), a.from.answer, redact(err.Error(), a.secrets)))
 		failed.RefreshToken = a.refreshToken(found)
-		return nil, failed
+		return failed
 	}
+	return nil
+}
 
-	token, err := members.token()
+// token returns the token in the answer.
+func (a *answer) token() (*Token, error) {
+	token, err := a.members.token()
 	if err != nil {
-		failed := a.fail(Unreadable, members, "the authorization server's answer cannot be used: "+redact(err.Error(), a.secrets))
-		failed.RefreshToken = a.refreshToken(members)
-		return nil, failed
+		return nil, a.unusable(err)
 	}
 	switch strings.ToLower(token.Type) {
 	case "", "bearer", "bearertoken", "dpop":
 	default: // it may be quoted to an operator
-		token.Type = redact(token.Type, append(a.secrets, members.issued()...))
+		token.Type = redact(token.Type, append(a.secrets, a.members.issued()...))
 	}
+	token.RequestedAt = a.requestedAt
 	return token, nil
+}
+
+// unusable is the error for an answer that grants what was asked, in a way that
+// is of no use.
+func (a *answer) unusable(err error) *Error {
+	failed := a.fail(Unreadable, "the authorization server's answer cannot be used: "+redact(err.Error(), a.secrets))
+	failed.RefreshToken = a.refreshToken(a.members)
+	return failed
 }
 
 // incomplete is the error for an answer whose body could not be read to its end.
@@ -108,29 +122,30 @@ func isTransient(status int) bool {
 }
 
 // refused is the error for an answer with an OAuth error code.
-func (a *answer) refused(m members) *Error {
-	code := errorCode(m.code(), a.secrets)
+func (a *answer) refused() *Error {
+	code := errorCode(a.members.code(), a.secrets)
 	if transient[code] {
-		return a.fail(Unavailable, m, fmt.Sprintf("the authorization server is unavailable (%s)", code))
+		return a.fail(Unavailable, fmt.Sprintf("the authorization server is unavailable (%s)", code))
 	}
 	if code == "" {
-		return a.fail(Refused, m, fmt.Sprintf("%s answered %d (%s) with an error code that is not one", a.url, a.status, a.mediaType()))
+		return a.fail(Refused, fmt.Sprintf("%s answered %d (%s) with an error code that is not one", a.url, a.status, a.mediaType()))
 	}
-	return a.fail(Refused, m, fmt.Sprintf("the authorization server refused the token request (%s)", code))
+	return a.fail(Refused, fmt.Sprintf("the authorization server refused the %s (%s)", a.from.request, code))
 }
 
 // withoutCode is the error for a status of failure without an OAuth error code: it
 // was a web server or a proxy that said no, most often.
-func (a *answer) withoutCode(m members) *Error {
-	failed := a.fail(Unreadable, m, fmt.Sprintf("%s answered %d (%s)", a.url, a.status, a.mediaType()))
-	check := "check that 'token_endpoint' is the token endpoint of this server"
+func (a *answer) withoutCode() *Error {
+	failed := a.fail(Unreadable, fmt.Sprintf("%s answered %d (%s)", a.url, a.status, a.mediaType()))
+	check := fmt.Sprintf("check the path of '%s'", a.from.option)
 	switch a.status {
 	case http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusGone:
-		check = "check the path of 'token_endpoint'"
 	case http.StatusUnauthorized:
-		check = "check the path of 'token_endpoint', and what a proxy in front of the server asks for"
+		check += ", and what a proxy in front of the server asks for"
 	case http.StatusForbidden:
-		check = "check the path of 'token_endpoint', and whether a firewall in front of the server turns this machine away"
+		check += ", and whether a firewall in front of the server turns this machine away"
+	default:
+		check = fmt.Sprintf("check that '%s' is the %s of this server", a.from.option, strings.ReplaceAll(a.from.option, "_", " "))
 	}
 	if failed.said == "" {
 		failed.what += ": " + check
@@ -140,16 +155,17 @@ func (a *answer) withoutCode(m members) *Error {
 	return failed
 }
 
-func (a *answer) fail(kind Kind, m members, what string) *Error {
-	secrets := append(a.secrets, m.issued()...)
-	code := errorCode(m.code(), secrets)
-	said, _ := m.text("error_description")
-	if said == "" && code == "" && m.isError() {
-		said = cmp.Or(m.code(), string(m["error"]))
+func (a *answer) fail(kind Kind, what string) *Error {
+	secrets := append(a.secrets, a.members.issued()...)
+	code := errorCode(a.members.code(), secrets)
+	said, _ := a.members.text("error_description")
+	if said == "" && code == "" && a.members.isError() {
+		said = cmp.Or(a.members.code(), string(a.members["error"]))
 	}
 	return &Error{
 		Kind:       kind,
 		Code:       code,
+		URL:        a.url,
 		Status:     a.status,
 		RetryAfter: retryAfter(a.status, a.header, time.Now()),
 		what:       what,
@@ -180,7 +196,7 @@ func trim(body []byte) []byte {
 
 // readMembers tells a JSON object from a form by its first character. With an
 // error, it returns the members that could be read all the same.
-func readMembers(body []byte) (members, error) {
+func readMembers(body []byte, from endpoint) (members, error) {
 	body = trim(body)
 	if len(body) == 0 {
 		return nil, errors.New("it is empty")
@@ -189,9 +205,9 @@ func readMembers(body []byte) (members, error) {
 		return readJSON(body)
 	}
 	if body[0] == '<' {
-		return nil, errors.New("it is a web page: check 'token_endpoint'")
+		return nil, fmt.Errorf("it is a web page: check '%s'", from.option)
 	}
-	return readForm(string(body))
+	return readForm(string(body), from)
 }
 
 func readJSON(body []byte) (members, error) {
@@ -227,7 +243,7 @@ func readJSON(body []byte) (members, error) {
 
 // readForm reads what GitHub and others send where no Accept header asks for
 // JSON: application/x-www-form-urlencoded.
-func readForm(body string) (members, error) {
+func readForm(body string, from endpoint) (members, error) {
 	form, err := url.ParseQuery(body)
 	m := make(members)
 	var ambiguous error
@@ -237,8 +253,8 @@ func readForm(body string) (members, error) {
 			ambiguous = cmp.Or(ambiguous, m.add(name, value))
 		}
 	}
-	if err != nil || form.Get("access_token") == "" && form.Get("error") == "" {
-		return m, errors.New("it is neither a JSON object nor a form with an access_token")
+	if err != nil || form.Get(from.member) == "" && form.Get("error") == "" {
+		return m, fmt.Errorf("it is neither a JSON object nor a form with %s", from.member)
 	}
 	return m, ambiguous
 }

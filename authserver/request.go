@@ -26,13 +26,14 @@ import (
 // hundreds of group claims stay well below it.
 const maxAnswer = 1 << 20
 
-// Request is one token request.
+// Request is one request to an endpoint at which the client authenticates: a
+// token request with Do, others with AuthorizeDevice and Revoke.
 type Request struct {
-	// Endpoint is the token endpoint's URL; see CheckEndpoint.
+	// Endpoint is the endpoint's URL; see CheckEndpoint.
 	Endpoint string
 
-	// Form has the grant_type and its parameters. Empty values are left out
-	// (RFC 6749 section 3.2).
+	// Form has the parameters, such as the grant_type and those of the grant.
+	// Empty values are left out (RFC 6749 section 3.2).
 	Form url.Values
 
 	// Auth adds the client's credentials.
@@ -62,25 +63,36 @@ type Request struct {
 	Nonces *Nonces
 }
 
-// Do sends the request and returns the token, or an *Error. It follows no
+// Do makes a token request and returns the token, or an *Error. It follows no
 // redirect: the credentials in a token request are for the configured endpoint
 // alone. If the server wants a DPoP nonce and sends one along, the request is
-// made anew, once (RFC 9449 section 8).
+// made anew, once (RFC 9449 section 8). It is made anew for no other reason: an
+// authorization code can be spent only once.
 func (r Request) Do(ctx context.Context, transport http.RoundTripper) (*Token, error) {
+	answer, err := r.send(ctx, transport, tokenEndpoint)
+	if err != nil {
+		return nil, err
+	}
+	return answer.token()
+}
+
+// send makes the request to that endpoint, as Do describes it, and returns the
+// answer if it grants what was asked, and else an *Error.
+func (r Request) send(ctx context.Context, transport http.RoundTripper, to endpoint) (*answer, error) {
 	ctx, cancel := context.WithTimeout(ctx, r.Timeout)
 	defer cancel()
 
 	nonce := r.nonce()
-	token, offered, err := r.attempt(ctx, transport, nonce)
+	answer, offered, err := r.attempt(ctx, transport, to, nonce)
 	if wantsNonce(err) && offered != "" && offered != nonce {
 		// With the nonce of this very answer: another request may have been given
 		// a newer one meanwhile, which is then for that request.
-		token, _, err = r.attempt(ctx, transport, offered)
+		answer, _, err = r.attempt(ctx, transport, to, offered)
 	}
 	if failed, ok := errors.AsType[*Error](err); ok {
 		failed.URL, failed.Hint = r.url(), r.advice(failed)
 	}
-	return token, err
+	return answer, err
 }
 
 // url returns where the request goes, fit for an error text.
@@ -112,7 +124,7 @@ func (r Request) advice(failed *Error) string {
 
 // attempt makes the request once, its proof with that nonce. It returns the
 // nonce that came with the answer as well, "" if none did.
-func (r Request) attempt(ctx context.Context, transport http.RoundTripper, nonce string) (_ *Token, offered string, _ error) {
+func (r Request) attempt(ctx context.Context, transport http.RoundTripper, to endpoint, nonce string) (_ *answer, offered string, _ error) {
 	form, header, err := r.authenticated(nonce)
 	if err != nil {
 		return nil, "", unprepared(err)
@@ -124,7 +136,7 @@ func (r Request) attempt(ctx context.Context, transport http.RoundTripper, nonce
 
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, r.Endpoint, strings.NewReader(form.Encode()))
 	if err != nil {
-		return nil, "", unprepared(errors.New("'token_endpoint' is not a URL"))
+		return nil, "", unprepared(fmt.Errorf("'%s' is not a URL", to.option))
 	}
 	req.Header = header
 	ownConnection(req)
@@ -142,16 +154,14 @@ func (r Request) attempt(ctx context.Context, transport http.RoundTripper, nonce
 		r.Nonces.Note(Origin(r.Endpoint), resp.Header)
 	}
 	body, err := readAnswer(resp)
-	answer := answer{url: r.url(), status: resp.StatusCode, header: resp.Header, body: body, secrets: secrets}
+	answer := &answer{from: to, url: r.url(), requestedAt: requestedAt, status: resp.StatusCode, header: resp.Header, body: body, secrets: secrets}
 	if err != nil {
 		return nil, "", answer.incomplete(err, r.Timeout)
 	}
-	token, err := answer.token()
-	if err != nil {
+	if err := answer.read(); err != nil {
 		return nil, offered, err
 	}
-	token.RequestedAt = requestedAt
-	return token, offered, nil
+	return answer, offered, nil
 }
 
 // ownConnection gives a request a connection of its own. Token requests are rare: a kept
