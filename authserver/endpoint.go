@@ -5,8 +5,13 @@ package authserver
 type endpoint struct {
 	option  string // of the config, with its address; metadata has the same name
 	request string // what it is sent
-	answer  string // what it answers if all is well
-	member  string // what such an answer has
+	answer  string // what it grants; empty if its answer says all by its status
+	member  string // which every such answer has
 }
 
-var tokenEndpoint = endpoint{"token_endpoint", "token request", "a token", "access_token"}
+var (
+	tokenEndpoint               = endpoint{"token_endpoint", "token request", "a token", "access_token"}
+	authorizationEndpoint       = endpoint{"authorization_endpoint", "authorization request", "a code", "code"}
+	deviceAuthorizationEndpoint = endpoint{"device_authorization_endpoint", "device authorization request", "a device code", "device_code"}
+	revocationEndpoint          = endpoint{"revocation_endpoint", "revocation request", "", ""}
+)

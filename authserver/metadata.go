@@ -30,8 +30,13 @@ type Metadata struct {
 	// the name that the endpoint has in the metadata (RFC 8705 section 5).
 	MTLSEndpointAliases map[string]string
 
-	// What the server supports; nil where it does not say.
+	// What the server supports; nil where it does not say. No grant types means
+	// authorization_code and implicit by RFC 8414 section 2, but servers leave the
+	// list out whatever they support. No challenge methods means no PKCE; such
+	// servers ignore its parameters (RFC 7636 section 5).
 	GrantTypesSupported               []string
+	ResponseTypesSupported            []string
+	CodeChallengeMethodsSupported     []string
 	TokenEndpointAuthMethodsSupported []string
 	DPoPSigningAlgValuesSupported     []string // RFC 9449 section 5.1
 
@@ -44,7 +49,8 @@ type Metadata struct {
 	AuthorizationResponseIssParameterSupported bool
 }
 
-// endpointNames are the endpoints that an alias is kept of.
+// endpointNames are the endpoints that an alias is kept of: those at which clients
+// authenticate. To the authorization endpoint goes a browser.
 var endpointNames = []string{"token_endpoint", "device_authorization_endpoint", "revocation_endpoint"}
 
 // byHand is the way out of whatever is wrong with metadata.
@@ -224,6 +230,8 @@ func (r MetadataRequest) read(body []byte) (*Metadata, error) {
 		RevocationEndpoint:                         r.optional(m, "revocation_endpoint"),
 		MTLSEndpointAliases:                        r.aliases(m),
 		GrantTypesSupported:                        m.list("grant_types_supported"),
+		ResponseTypesSupported:                     m.list("response_types_supported"),
+		CodeChallengeMethodsSupported:              m.list("code_challenge_methods_supported"),
 		TokenEndpointAuthMethodsSupported:          m.list("token_endpoint_auth_methods_supported"),
 		DPoPSigningAlgValuesSupported:              m.list("dpop_signing_alg_values_supported"),
 		TokenEndpointAuthSigningAlgValuesSupported: m.list("token_endpoint_auth_signing_alg_values_supported"),
@@ -293,10 +301,28 @@ func (m members) list(name string) []string {
 // TokenEndpointFor returns the token endpoint for a client with or without a
 // certificate (RFC 8705 section 5).
 func (m *Metadata) TokenEndpointFor(mtls bool) string {
-	if alias := m.MTLSEndpointAliases["token_endpoint"]; mtls && alias != "" {
+	return m.aliasOf(tokenEndpoint, mtls, m.TokenEndpoint)
+}
+
+// DeviceAuthorizationEndpointFor is TokenEndpointFor for the device authorization
+// endpoint; empty if the server has none.
+func (m *Metadata) DeviceAuthorizationEndpointFor(mtls bool) string {
+	return m.aliasOf(deviceAuthorizationEndpoint, mtls, m.DeviceAuthorizationEndpoint)
+}
+
+// RevocationEndpointFor is TokenEndpointFor for the revocation endpoint; empty if
+// the server has none.
+func (m *Metadata) RevocationEndpointFor(mtls bool) string {
+	return m.aliasOf(revocationEndpoint, mtls, m.RevocationEndpoint)
+}
+
+// aliasOf returns the endpoint's alias for clients with a certificate, or else its
+// address.
+func (m *Metadata) aliasOf(e endpoint, mtls bool, address string) string {
+	if alias := m.MTLSEndpointAliases[e.option]; mtls && alias != "" {
 		return alias
 	}
-	return m.TokenEndpoint
+	return address
 }
 
 // methodsListed are the ways to authenticate that servers list by another name
@@ -323,6 +349,24 @@ func (m *Metadata) Check(method, grant string) error {
 		return notListed(grant, "'grant'", m.GrantTypesSupported)
 	}
 	return nil
+}
+
+// CheckAuthorization returns an *Error if the server lists its response types, or
+// its ways to use PKCE, and those of an AuthorizationRequest are not among them.
+func (m *Metadata) CheckAuthorization() error {
+	if lacks(m.ResponseTypesSupported, "code") {
+		return cannotSignIn("the response type code", m.ResponseTypesSupported)
+	}
+	if lacks(m.CodeChallengeMethodsSupported, "S256") {
+		return cannotSignIn("the PKCE method S256", m.CodeChallengeMethodsSupported)
+	}
+	return nil
+}
+
+// cannotSignIn is the error for what an AuthorizationRequest cannot do without.
+func cannotSignIn(without string, listed []string) *Error {
+	return unprepared(fmt.Errorf("the authorization server does not list %s but %s, so nobody can sign in there: sign in with a device code if it offers that, or write its endpoints by hand if the list is wrong",
+		without, redact(strings.Join(listed, ", "), nil)))
 }
 
 // CheckAssertion returns an *Error if the server lists the algorithms that may
