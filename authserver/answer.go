@@ -364,6 +364,8 @@ func (m members) token() (*Token, error) {
 	token.Lifetime = m.lifetime(time.Now())
 	token.RenewIn = m.renewIn(token.Lifetime)
 	token.RefreshToken = NewSecret(m.refreshToken())
+	token.Scope = m.scope()
+	token.Members = m.others()
 	return token, nil
 }
 

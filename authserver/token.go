@@ -33,6 +33,14 @@ type Token struct {
 	// one that was used stays valid (RFC 6749 section 6).
 	RefreshToken Secret
 
+	// Scope is what was granted, as the server writes it; empty if it says nothing,
+	// which means all that was asked for (RFC 6749 section 5.1).
+	Scope string
+
+	// Members are the answer's other members, such as Salesforce's instance_url;
+	// see Member.
+	Members map[string]Secret
+
 	// RequestedAt is when the token request went out. The lifetime counts from
 	// here, as the server may have issued the token at any time since.
 	RequestedAt time.Time
