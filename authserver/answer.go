@@ -18,7 +18,8 @@ import (
 // field as large, and one is held for each account.
 const maxAccessToken = 64 << 10
 
-// answer is an HTTP answer of an endpoint.
+// answer is an HTTP answer of an endpoint, or what a browser brings from the
+// authorization endpoint, which has an endpoint and members only.
 type answer struct {
 	from        endpoint
 	url         string    // where it came from, fit for an error text
@@ -128,7 +129,7 @@ func (a *answer) refused() *Error {
 		return a.fail(Unavailable, fmt.Sprintf("the authorization server is unavailable (%s)", code))
 	}
 	if code == "" {
-		return a.fail(Refused, fmt.Sprintf("%s answered %d (%s) with an error code that is not one", a.url, a.status, a.mediaType()))
+		return a.fail(Refused, a.heading()+" with an error code that is not one")
 	}
 	return a.fail(Refused, fmt.Sprintf("the authorization server refused the %s (%s)", a.from.request, code))
 }
@@ -136,7 +137,7 @@ func (a *answer) refused() *Error {
 // withoutCode is the error for a status of failure without an OAuth error code: it
 // was a web server or a proxy that said no, most often.
 func (a *answer) withoutCode() *Error {
-	failed := a.fail(Unreadable, fmt.Sprintf("%s answered %d (%s)", a.url, a.status, a.mediaType()))
+	failed := a.fail(Unreadable, a.heading())
 	check := fmt.Sprintf("check the path of '%s'", a.from.option)
 	switch a.status {
 	case http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusGone:
@@ -171,6 +172,14 @@ func (a *answer) fail(kind Kind, what string) *Error {
 		what:       what,
 		said:       redact(said, secrets),
 	}
+}
+
+// heading says who answered, and in what way.
+func (a *answer) heading() string {
+	if a.status == 0 { // a browser brought it
+		return "the authorization server answered"
+	}
+	return fmt.Sprintf("%s answered %d (%s)", a.url, a.status, a.mediaType())
 }
 
 // mediaType returns the Content-Type, fit for an error text.

@@ -29,7 +29,7 @@ const (
 	Unreadable
 )
 
-// Error is a failed token request. Its text is for the operator: it holds no
+// Error is a failed request. Its text is for the operator: it holds no
 // value that was sent, and of the server's own words only a cleaned, capped
 // quotation.
 type Error struct {
@@ -116,7 +116,7 @@ var codePattern = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_.:-]{0,63}$`)
 // otherCodes are further codes that something is done about (RFC 6749 section
 // 4.1.2.1, RFC 6750 section 3.1, OpenID Connect Core section 3.1.2.6).
 var otherCodes = map[string]bool{
-	"access_denied": true, "invalid_token": true,
+	"access_denied": true, "invalid_token": true, "unsupported_response_type": true,
 	"interaction_required": true, "consent_required": true, "login_required": true,
 }
 

@@ -28,6 +28,7 @@ var publicFields = map[string]bool{
 	"actor_token_type":      true,
 	"requested_token_type":  true,
 	"requested_token_use":   true,
+	"redirect_uri":          true,
 }
 
 // secretsOf lists every value of a token request that must not come back in a text

@@ -1,7 +1,8 @@
 // Package authserver is the client's side of an OAuth 2.0 authorization server:
-// it makes a token request (RFC 6749 section 3.2), proves who the client is, and
-// reads the answer as servers really send it. It keeps no state: what it
-// returns is cached, renewed and used elsewhere.
+// it makes token requests (RFC 6749 section 3.2), proves who the client is, and
+// reads the answers as servers really send them. For a grant that somebody has to
+// consent to, it makes the authorization request and reads the response. It keeps
+// no state: what it returns is cached, renewed and used elsewhere.
 //
 // It exists beside golang.org/x/oauth2, whose names it keeps to, because a
 // proxy that runs for months needs more: a context for each request, no
@@ -119,6 +120,9 @@ func (r Request) advice(failed *Error) string {
 	case failed.Kind == Refused && failed.Code == "invalid_grant" && r.Assertion != nil:
 		return r.Assertion.advice()
 	}
+	if r.Form.Get("grant_type") == AuthorizationCodeGrant {
+		return codeHints[failed.Code]
+	}
 	return ""
 }
 
@@ -203,14 +207,7 @@ func readAnswer(resp *http.Response) ([]byte, error) {
 // authenticated returns the form and header fields to send, with a proof that
 // has the nonce.
 func (r Request) authenticated(nonce string) (url.Values, http.Header, error) {
-	form := make(url.Values, len(r.Form)+2)
-	for name, values := range r.Form {
-		for _, v := range values {
-			if v != "" {
-				form.Add(name, v)
-			}
-		}
-	}
+	form := withoutEmpty(r.Form)
 	header := http.Header{
 		"Accept":       {"application/json"},
 		"Content-Type": {"application/x-www-form-urlencoded"},
@@ -235,6 +232,19 @@ func (r Request) authenticated(nonce string) (url.Values, http.Header, error) {
 		header.Set("DPoP", proof)
 	}
 	return form, header, nil
+}
+
+// withoutEmpty returns a copy of the parameters without those that are empty.
+func withoutEmpty(params url.Values) url.Values {
+	form := make(url.Values, len(params)+2)
+	for name, values := range params {
+		for _, v := range values {
+			if v != "" {
+				form.Add(name, v)
+			}
+		}
+	}
+	return form
 }
 
 // nonce returns the newest DPoP nonce of the server, "" if there is none.
