@@ -303,7 +303,7 @@ func (m members) text(name string) (s string, ok bool) {
 // as well.
 func (m members) issued() []string {
 	var issued []string
-	for _, name := range []string{"access_token", "refresh_token", "id_token"} {
+	for _, name := range []string{"access_token", "refresh_token", "id_token", "device_code"} {
 		if token, _ := m.text(name); len(token) >= minPiece {
 			issued = append(issued, token)
 		}

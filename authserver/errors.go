@@ -114,9 +114,11 @@ func unprepared(err error) *Error {
 var codePattern = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_.:-]{0,63}$`)
 
 // otherCodes are further codes that something is done about (RFC 6749 section
-// 4.1.2.1, RFC 6750 section 3.1, OpenID Connect Core section 3.1.2.6).
+// 4.1.2.1, RFC 6750 section 3.1, RFC 8628 section 3.5, OpenID Connect Core
+// section 3.1.2.6).
 var otherCodes = map[string]bool{
 	"access_denied": true, "invalid_token": true, "unsupported_response_type": true,
+	"authorization_pending": true, "expired_token": true,
 	"interaction_required": true, "consent_required": true, "login_required": true,
 }
 

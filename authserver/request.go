@@ -1,8 +1,9 @@
 // Package authserver is the client's side of an OAuth 2.0 authorization server:
 // it makes token requests (RFC 6749 section 3.2), proves who the client is, and
 // reads the answers as servers really send them. For a grant that somebody has to
-// consent to, it makes the authorization request and reads the response. It keeps
-// no state: what it returns is cached, renewed and used elsewhere.
+// consent to, it makes the authorization request and reads the response, or asks
+// for a device code and polls. It keeps no state: what it returns is cached, renewed
+// and used elsewhere.
 //
 // It exists beside golang.org/x/oauth2, whose names it keeps to, because a
 // proxy that runs for months needs more: a context for each request, no
@@ -120,8 +121,11 @@ func (r Request) advice(failed *Error) string {
 	case failed.Kind == Refused && failed.Code == "invalid_grant" && r.Assertion != nil:
 		return r.Assertion.advice()
 	}
-	if r.Form.Get("grant_type") == AuthorizationCodeGrant {
+	switch r.Form.Get("grant_type") {
+	case AuthorizationCodeGrant:
 		return codeHints[failed.Code]
+	case DeviceCodeGrant:
+		return deviceHints[failed.Code]
 	}
 	return ""
 }

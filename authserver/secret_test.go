@@ -83,6 +83,10 @@ func holders() map[string]any {
 		"a pointer to a token":                &authserver.Token{AccessToken: s, RefreshToken: s},
 		"client_secret_basic":                 authserver.ClientSecretBasic{ID: "app", Secret: s},
 		"client_secret_post":                  authserver.ClientSecretPost{ID: "app", Secret: s},
+		"members of a token":                  authserver.Token{Members: map[string]authserver.Secret{"member": s}},
+		"an authorization request":            authserver.AuthorizationRequest{State: s, Verifier: s},
+		"an expected response":                authserver.ExpectedResponse{State: s},
+		"a device authorization":              &authserver.DeviceAuthorization{DeviceCode: s},
 		"a request": authserver.Request{
 			Auth: authserver.ClientSecretPost{ID: "app", Secret: s},
 			Held: []authserver.Secret{s},
