@@ -59,7 +59,7 @@ func (a *answer) read() error {
 	if a.status < 200 || a.status >= 400 {
 		return a.withoutCode()
 	}
-	if err != nil {
+	if err != nil && a.from.answer != "" {
 		failed := a.fail(Unreadable, fmt.Sprintf("the answer of %s (status %d, %s, %d bytes) is not %s: %s",
 			a.url, a.status, a.mediaType(), len(a.body), a.from.answer, redact(err.Error(), a.secrets)))
 		failed.RefreshToken = a.refreshToken(found)

@@ -93,6 +93,7 @@ var hints = map[string]string{
 	"invalid_grant":          "the refresh token or assertion is no longer valid: supply a new one",
 	"invalid_dpop_proof":     "check this machine's clock and the key of 'dpop'",
 	"use_dpop_nonce":         "the server wants a DPoP nonce and sent none that can be used",
+	"unsupported_token_type": "the server does not revoke tokens of this kind, which stay valid until they expire",
 	"invalid_request":        "a field is missing or malformed: check 'token_param' and the server's documentation",
 }
 

@@ -29,6 +29,7 @@ var publicFields = map[string]bool{
 	"requested_token_type":  true,
 	"requested_token_use":   true,
 	"redirect_uri":          true,
+	"token_type_hint":       true,
 }
 
 // secretsOf lists every value of a token request that must not come back in a text

@@ -2,8 +2,8 @@
 // it makes token requests (RFC 6749 section 3.2), proves who the client is, and
 // reads the answers as servers really send them. For a grant that somebody has to
 // consent to, it makes the authorization request and reads the response, or asks
-// for a device code and polls. It keeps no state: what it returns is cached, renewed
-// and used elsewhere.
+// for a device code and polls; and it revokes tokens. It keeps no state: what it
+// returns is cached, renewed and used elsewhere.
 //
 // It exists beside golang.org/x/oauth2, whose names it keeps to, because a
 // proxy that runs for months needs more: a context for each request, no
