@@ -191,13 +191,14 @@ func TestPollIsCancelled(t *testing.T) {
 			defer cancel()
 			r := request(endpoint)
 			device := &authserver.DeviceAuthorization{DeviceCode: authserver.NewSecret(deviceCode), ExpiresAt: time.Now().Add(time.Hour), Interval: time.Second}
+			waits := 0
 			token, err := r.Poll(ctx, roundTrip(func(r *http.Request) (*http.Response, error) {
 				cancel()
 				<-r.Context().Done()
 				return nil, r.Context().Err()
-			}), device, nil)
-			if token != nil || !errors.Is(err, context.Canceled) {
-				t.Errorf("got token %v and error %v", token, err)
+			}), device, func(time.Duration, *authserver.Error) { waits++ })
+			if token != nil || !errors.Is(err, context.Canceled) || waits != 1 {
+				t.Errorf("got token %v and error %v after %d waits", token, err, waits)
 			}
 		})
 	})

@@ -39,7 +39,7 @@ func TestRevoke(t *testing.T) {
 		{name: "no such place", status: 404, kind: authserver.Unreadable, says: "answered 404 (no content type): check the path of 'revocation_endpoint'"},
 		{name: "no OAuth answer", status: 400, answer: "<html>", kind: authserver.Unreadable, says: "check that 'revocation_endpoint' is the revocation endpoint of this server"},
 		{name: "redirect", status: 307, header: http.Header{"Location": {"/elsewhere"}}, kind: authserver.Unreadable, says: "write the final address as 'revocation_endpoint'"},
-		{name: "echo", status: 400, answer: `{"error":"invalid_request","error_description":"bad token ` + held + `"}`, kind: authserver.Refused, code: "invalid_request", says: "bad token [redacted]"},
+		{name: "echo", status: 400, answer: `{"error":"invalid_request","error_description":"bad refresh_token ` + held + `"}`, kind: authserver.Refused, code: "invalid_request", says: "bad refresh_token [redacted]"},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
