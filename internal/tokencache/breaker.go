@@ -149,10 +149,10 @@ func (b *breaker) admit(c *circuit) *authserver.Error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	now := time.Now()
-	switch {
-	case c.failure == nil:
+	if c.failure == nil {
 		return nil
-	case reached(c.openUntil, now):
+	}
+	if reached(c.openUntil, now) {
 		c.openUntil = now.Add(backoffFirst)
 		return nil
 	}
@@ -167,14 +167,14 @@ func (b *breaker) record(c *circuit, again bool, err error) {
 	defer b.mu.Unlock()
 	now := time.Now()
 	failed, ok := errors.AsType[*authserver.Error](err)
-	switch {
-	case err == nil, ok && (failed.Kind == authserver.Refused || failed.Kind == authserver.Unreadable):
+	if err == nil || ok && (failed.Kind == authserver.Refused || failed.Kind == authserver.Unreadable) {
 		b.answered = now
 		for _, closed := range []*circuit{&b.newcomers, &b.renewals} {
 			closed.failure, closed.failures = nil, 0
 		}
 		return
-	case !ok || failed.Kind == authserver.Unprepared || failed.OfOneRequest():
+	}
+	if !ok || failed.Kind == authserver.Unprepared || failed.OfOneRequest() {
 		return
 	}
 	open := c.failure != nil

@@ -179,13 +179,12 @@ func (e *Entry) Token(ctx context.Context) (*authserver.Token, How, error) {
 func (e *Entry) tokenNotFresh(ctx context.Context) (*authserver.Token, How, error) {
 	d := e.decide(time.Now())
 	held, err := d.held, d.failure
-	switch {
-	case d.wait != nil:
+	if d.wait != nil {
 		held, err = e.await(ctx, d)
 		if err == errAbandoned { // by others, as this request came
 			return e.tokenNotFresh(ctx)
 		}
-	case held == nil && e.account != nil:
+	} else if held == nil && e.account != nil {
 		e.cache.accounts.refused(e.account)
 	}
 	if held == nil {
@@ -274,12 +273,12 @@ func (e *Entry) outcome(ctx context.Context, d decision) (*heldToken, error) {
 	held := d.held
 	select {
 	case <-d.wait.done:
-		switch newest := e.held.Load(); {
-		case d.wait.err == errAbandoned:
+		if d.wait.err == errAbandoned {
 			return nil, errAbandoned
-		case d.wait.held != nil:
+		}
+		if d.wait.held != nil {
 			held = d.wait.held
-		case newest != nil: // it failed, and another one has not
+		} else if newest := e.held.Load(); newest != nil { // it failed, and another one has not
 			held = newest
 		}
 	case <-enough:
@@ -556,11 +555,11 @@ func (e *Entry) renewIfWanted() bool {
 	}
 	first := !e.dormant
 	e.dormant = true
-	switch {
-	case held.phase(now) != absent:
+	if held.phase(now) != absent {
 		e.schedule(held.expires)
 		return false
-	case first && e.failures > 0: // remembered for a while
+	}
+	if first && e.failures > 0 { // remembered for a while
 		e.schedule(now.Add(backoffMax))
 		return false
 	}

@@ -48,10 +48,9 @@ func (e *Entry) Status() Status {
 	if e.failure != nil {
 		s.LastFailure, s.LastError = e.failure.at, e.failure.err
 	}
-	switch {
-	case phase != absent:
+	if phase != absent {
 		s.ExpiresAt, s.RenewAt = held.expires, held.renewAt
-	case e.failures > 0:
+	} else if e.failures > 0 {
 		s.State = StateFailing
 	}
 	if e.failures > 0 && e.call == nil && !e.dormant {
@@ -152,12 +151,12 @@ func (c *Cache) RetryNow() {
 func (e *Entry) retryNow() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	now := time.Now()
-	switch {
-	case e.failures == 0 || e.call != nil || e.stopped || e.asksForTime(now):
-	case e.wanted:
+	if e.failures == 0 || e.call != nil || e.stopped || e.asksForTime(time.Now()) {
+		return
+	}
+	if e.wanted {
 		e.fetchNow()
-	default:
+	} else {
 		e.dormant = true
 	}
 }
