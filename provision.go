@@ -35,7 +35,7 @@ type client struct {
 	warned    atomic.Pointer[authserver.Token] // the token that apiRejected last told of
 	overwrote sync.Once
 
-	key    string
+	key    sharingKey
 	shared *shared
 
 	proofKey     *authserver.ProofKey // nil without dpop

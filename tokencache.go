@@ -8,6 +8,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/url"
+	"strconv"
+	"sync"
 
 	"github.com/caddyserver/caddy/v2"
 
@@ -30,21 +32,45 @@ type shared struct {
 	server tokensource.Server
 }
 
-// openShared returns what is shared under key, and counts its user until
-// closeShared.
-func openShared(key string, settings tokencache.Settings) (*shared, error) {
-	value, _, err := caches.LoadOrNew(key, func() (caddy.Destructor, error) {
+// definitions hold what clients share, by what the config says of them rather than
+// by what could be read.
+var definitions = caddy.NewUsagePool()
+
+// definition knows what its clients have shared since its files were last read.
+type definition struct {
+	mu     sync.Mutex
+	newest *shared
+}
+
+// Destruct implements caddy.Destructor.
+func (*definition) Destruct() error { return nil }
+
+// openShared returns what is shared under the key, and counts its user until
+// closeShared. If it is new, it inherits the tokens that the same client had before
+// its files were read anew.
+func openShared(key sharingKey, settings tokencache.Settings) (*shared, error) {
+	value, known, err := caches.LoadOrNew(key.settings, func() (caddy.Destructor, error) {
 		return &shared{cache: tokencache.New(settings)}, nil
 	})
 	if err != nil {
 		return nil, err
 	}
-	return value.(*shared), nil
+	s := value.(*shared)
+	value, _, _ = definitions.LoadOrNew(key.written, func() (caddy.Destructor, error) { return new(definition), nil })
+	d := value.(*definition)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !known && d.newest != nil {
+		s.cache.Inherit(d.newest.cache)
+	}
+	d.newest = s
+	return s, nil
 }
 
 // closeShared ends the use of what is shared, which ends with its last user.
-func closeShared(key string) error {
-	_, err := caches.Delete(key)
+func closeShared(key sharingKey) error {
+	_, _ = definitions.Delete(key.written)
+	_, err := caches.Delete(key.settings)
 	return err
 }
 
@@ -55,14 +81,20 @@ func (s *shared) Destruct() error {
 }
 
 // sharingKey identifies what a token request is made of, and how its token is kept:
-// clients with the same key share it. It leaves out of the definition what is
-// resolved beside it and what only the request side reads, and has all the rest: an
-// option that is forgotten here costs sharing, and never shares a wrong token.
+// clients with the same one share it.
+type sharingKey struct {
+	settings string // all that is resolved
+	written  string // what the config says, which stays the same when a secret's file changes
+}
+
+// sharingKey leaves out of the definition what is resolved beside it and what only
+// the request side reads, and has all the rest: an option that is forgotten here
+// costs sharing, and never shares a wrong token.
 //
 // A changed secret gives another key. Key and assertion files prove the same client,
 // whatever is in them; but two files are two things, even while they hold the same,
 // and so are two clients with something that cannot be read yet.
-func (c *client) sharingKey(s *config.Settings, unread error) string {
+func (c *client) sharingKey(s *config.Settings, unread error) sharingKey {
 	written, _ := json.Marshal(c.definition)
 	d := c.definition
 	d.Issuer, d.TokenEndpoint, d.ClientID, d.ClientSecret = "", "", "", ""
@@ -77,6 +109,7 @@ func (c *client) sharingKey(s *config.Settings, unread error) string {
 	parts := []string{
 		s.Issuer, s.TokenEndpoint, s.ClientID, s.ClientSecret.Reveal(), s.FirstRefreshToken.Reveal(),
 		s.Form.Encode(), url.Values(s.Header).Encode(), thumbprint, string(rest),
+		strconv.FormatBool(c.definition.ExpectsOtherTypes()),
 	}
 	for _, in := range c.inputs { // a value may read like a placeholder
 		parts = append(parts, "from the request", in.Option, in.Text)
@@ -85,7 +118,10 @@ func (c *client) sharingKey(s *config.Settings, unread error) string {
 	if unread != nil {
 		parts = append(parts, c.name, string(written))
 	}
-	return hashOf(parts)
+	return sharingKey{
+		settings: hashOf(parts),
+		written:  hashOf([]string{s.Issuer, s.TokenEndpoint, s.ClientID, string(written)}),
+	}
 }
 
 // processKey keeps hashes of secrets from being compared across processes, or

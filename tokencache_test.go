@@ -71,7 +71,7 @@ func (s *stubSource) told() []tokencache.Outcome {
 // pooled is a source in the pool.
 type pooled struct {
 	t      *testing.T
-	key    string
+	key    sharingKey
 	source *stubSource
 	shared *shared
 }
@@ -79,7 +79,7 @@ type pooled struct {
 // join has one more source use what is shared under the test's name.
 func join(t *testing.T, source *stubSource) *pooled {
 	t.Helper()
-	p := &pooled{t: t, key: t.Name(), source: source}
+	p := &pooled{t: t, key: sharingKey{settings: t.Name()}, source: source}
 	var err error
 	if p.shared, err = openShared(p.key, tokencache.Settings{RefreshAheadPercent: 20}); err != nil {
 		t.Fatal(err)
@@ -98,7 +98,7 @@ func (p *pooled) leave() {
 
 // users returns how many configs use what is shared.
 func (p *pooled) users() int {
-	n, _ := caches.References(p.key)
+	n, _ := caches.References(p.key.settings)
 	return n
 }
 

@@ -143,6 +143,13 @@ func (c *Client) checkReplay() error {
 // its type: with a scheme, or in a place where it stands alone.
 func (c *Client) TakesAnyTokenType() bool { return !c.Placement().ByType }
 
+// ExpectsOtherTypes reports whether tokens of a type that others cannot send are to be
+// expected: a scheme is given, or an exchanged token that need not have a type ("N_A",
+// RFC 8693 section 2.2.1) stands alone. Such a client shares no token with those.
+func (c *Client) ExpectsOtherTypes() bool {
+	return c.TakesAnyTokenType() && (c.Placement().Scheme != "" || c.IsTokenExchange())
+}
+
 // Rejection is what counts as a rejected token, and when a request is sent again,
 // with the defaults applied.
 type Rejection struct {

@@ -221,3 +221,36 @@ func TestReloadGoesOnLoggingWhereTheNewConfigSays(t *testing.T) {
 		return proxy.Logged(caddytest.LogRenewed) != nil
 	})
 }
+
+// TestReloadWithHalfASecret: a tool is writing the file anew. The token in hand is
+// as good as it was, and the whole secret is found without another reload.
+func TestReloadWithHalfASecret(t *testing.T) {
+	auth := caddytest.NewAuthServer(t)
+	caddytest.NewAPIServer(t)
+	auth.Answers(func(w http.ResponseWriter, r caddytest.TokenRequest) {
+		if _, secret, _ := r.BasicAuth(); secret != "first-secret" && secret != "second-secret" {
+			caddytest.Say(w, http.StatusUnauthorized, `{"error":"invalid_client"}`)
+			return
+		}
+		caddytest.Issuing(time.Hour)(w, r)
+	})
+	path := caddytest.SecretFile(t, "first-secret")
+	t.Setenv("SECRET_FILE", path)
+	site := strings.Replace(caddytest.PartnerSite, "partner-secret\n", "{file.{$SECRET_FILE}}\n", 1)
+	proxy := caddytest.Run(t, site)
+	proxy.Want(http.StatusOK)
+
+	caddytest.WriteSecret(t, path, "second-")
+	proxy.Reload(site)
+	for range 5 {
+		proxy.Want(http.StatusOK)
+	}
+
+	caddytest.WriteSecret(t, path, "second-secret")
+	caddytest.Eventually(t, "the whole secret was sent", func() bool {
+		proxy.Want(http.StatusOK)
+		requests := auth.Seen()
+		_, secret, _ := requests[len(requests)-1].BasicAuth()
+		return secret == "second-secret"
+	})
+}
