@@ -18,8 +18,8 @@ import (
 // field as large, and one is held for each account.
 const maxAccessToken = 64 << 10
 
-// answer is an HTTP answer of an endpoint, or what a browser brings from the
-// authorization endpoint, which has an endpoint and members only.
+// answer is what an endpoint answers over HTTP, or what a browser brings from the
+// authorization endpoint: that has members, and no URL, status, header and body.
 type answer struct {
 	from        endpoint
 	url         string    // where it came from, fit for an error text
@@ -28,7 +28,7 @@ type answer struct {
 	status  int
 	header  http.Header
 	body    []byte
-	members members // what the body says; see read
+	members members // what the answer says; of a body, once it is read
 
 	// secrets are redacted in all that is quoted from the answer.
 	secrets []string
@@ -138,15 +138,15 @@ func (a *answer) refused() *Error {
 // was a web server or a proxy that said no, most often.
 func (a *answer) withoutCode() *Error {
 	failed := a.fail(Unreadable, a.heading())
-	check := fmt.Sprintf("check the path of '%s'", a.from.option)
+	option := a.from.option
+	check := fmt.Sprintf("check that '%s' is the %s of this server", option, strings.ReplaceAll(option, "_", " "))
 	switch a.status {
 	case http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusGone:
+		check = fmt.Sprintf("check the path of '%s'", option)
 	case http.StatusUnauthorized:
-		check += ", and what a proxy in front of the server asks for"
+		check = fmt.Sprintf("check the path of '%s', and what a proxy in front of the server asks for", option)
 	case http.StatusForbidden:
-		check += ", and whether a firewall in front of the server turns this machine away"
-	default:
-		check = fmt.Sprintf("check that '%s' is the %s of this server", a.from.option, strings.ReplaceAll(a.from.option, "_", " "))
+		check = fmt.Sprintf("check the path of '%s', and whether a firewall in front of the server turns this machine away", option)
 	}
 	if failed.said == "" {
 		failed.what += ": " + check

@@ -11,10 +11,10 @@ import (
 	"time"
 )
 
-// ClientAuth is a way for a client to prove itself to the token endpoint.
+// ClientAuth is a way for a client to prove itself to an authorization server.
 type ClientAuth interface {
 	// Authenticate adds what the way needs to the form or the header of one
-	// token request.
+	// request.
 	Authenticate(form url.Values, header http.Header) error
 
 	// Advice tells the operator what to check when the server answers

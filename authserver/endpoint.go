@@ -3,10 +3,10 @@ package authserver
 // endpoint is one of an authorization server's endpoints, in the words by which
 // texts name it.
 type endpoint struct {
-	option  string // of the config, with its address; metadata has the same name
+	option  string // the config option with its address, which metadata names alike
 	request string // what it is sent
-	answer  string // what it grants; empty if its answer says all by its status
-	member  string // which every such answer has
+	answer  string // what it grants; empty if its answers say all by their status
+	member  string // what each answer that grants it has
 }
 
 var (

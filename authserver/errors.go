@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// Kind sorts failed token requests by what can be done about them.
+// Kind sorts failed requests by what can be done about them.
 type Kind int
 
 const (
@@ -82,8 +82,8 @@ func (e *Error) OfOneRequest() bool {
 	return e.Status == http.StatusInternalServerError || e.Code == "server_error"
 }
 
-// hints are the next steps for the codes of RFC 6749 section 5.2, RFC 8707 and
-// RFC 9449, as far as what was sent tells no better one: see Request.advice.
+// hints are the next steps for the codes of RFC 6749 section 5.2, RFC 7009, RFC 8707
+// and RFC 9449, as far as what was sent tells no better one: see Request.advice.
 var hints = map[string]string{
 	"invalid_client":         "",
 	"unauthorized_client":    "allow this client the grant type at the authorization server, or change 'grant'",

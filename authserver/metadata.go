@@ -218,13 +218,13 @@ func (r MetadataRequest) read(body []byte) (*Metadata, error) {
 		return nil, fmt.Errorf("it is of the issuer %q and not of %q: write 'issuer' as the server does, if it is the one you mean",
 			redact(issuer, nil), redact(r.Issuer, nil))
 	}
-	tokenEndpoint, err := r.endpoint(m, "token_endpoint")
+	address, err := r.endpoint(m, "token_endpoint")
 	if err != nil {
 		return nil, err
 	}
 	return &Metadata{
 		Issuer:                                     r.Issuer,
-		TokenEndpoint:                              tokenEndpoint,
+		TokenEndpoint:                              address,
 		AuthorizationEndpoint:                      r.optional(m, "authorization_endpoint"),
 		DeviceAuthorizationEndpoint:                r.optional(m, "device_authorization_endpoint"),
 		RevocationEndpoint:                         r.optional(m, "revocation_endpoint"),

@@ -32,7 +32,7 @@ var publicFields = map[string]bool{
 	"token_type_hint":       true,
 }
 
-// secretsOf lists every value of a token request that must not come back in a text
+// secretsOf lists every value of a request that must not come back in a text
 // that we write: what the client proves itself with, whether it is sent or not, and
 // what stands in the form, the header fields and the endpoint's query.
 func secretsOf(auth ClientAuth, endpoint string, form url.Values, header, added http.Header) []string {

@@ -2,7 +2,7 @@
 // it makes token requests (RFC 6749 section 3.2), proves who the client is, and
 // reads the answers as servers really send them. For a grant that somebody has to
 // consent to, it makes the authorization request and reads the response, or asks
-// for a device code and polls; and it revokes tokens. It keeps no state: what it
+// for a device code and polls. It revokes tokens, too. It keeps no state: what it
 // returns is cached, renewed and used elsewhere.
 //
 // It exists beside golang.org/x/oauth2, whose names it keeps to, because a
@@ -162,7 +162,11 @@ func (r Request) attempt(ctx context.Context, transport http.RoundTripper, to en
 		r.Nonces.Note(Origin(r.Endpoint), resp.Header)
 	}
 	body, err := readAnswer(resp)
-	answer := &answer{from: to, url: r.url(), requestedAt: requestedAt, status: resp.StatusCode, header: resp.Header, body: body, secrets: secrets}
+	answer := &answer{
+		from: to, url: r.url(), requestedAt: requestedAt,
+		status: resp.StatusCode, header: resp.Header, body: body,
+		secrets: secrets,
+	}
 	if err != nil {
 		return nil, "", answer.incomplete(err, r.Timeout)
 	}

@@ -128,6 +128,12 @@ func TestErrorNamesURL(t *testing.T) {
 			}
 		})
 	}
+	t.Run("an answer that cannot be used", func(t *testing.T) {
+		token, err := do(t, request(endpoint), answering(http.StatusOK, contentType(jsonType), `{"token_type":"bearer"}`))
+		if failed := mustFail(t, token, err); failed.URL != endpoint || failed.Status != http.StatusOK {
+			t.Errorf("URL %q and status %d", failed.URL, failed.Status)
+		}
+	})
 	t.Run("metadata", func(t *testing.T) {
 		r := authserver.MetadataRequest{Issuer: issuer, Timeout: time.Minute}
 		_, err := r.Do(t.Context(), answering(http.StatusNotFound, http.Header{}, ""))
