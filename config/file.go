@@ -1,6 +1,7 @@
 package config
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -14,14 +15,17 @@ import (
 	"golang.org/x/sync/singleflight"
 )
 
-// errUnreadable marks files that cannot be read: they may appear, or be written
-// anew, while Caddy runs.
-var errUnreadable = errors.New("cannot read the file")
+// errUnreadable and errEmpty mark files that cannot be used: they may appear, or be
+// written anew, while Caddy runs.
+var (
+	errUnreadable = errors.New("cannot read the file")
+	errEmpty      = errors.New("is empty")
+)
 
-// Temporary reports whether err is about a file that may still appear, or appear
-// again: such a client is let in and heals by itself. An environment variable
-// does not change while the process runs.
-func Temporary(err error) bool { return errors.Is(err, errUnreadable) }
+// Temporary reports whether err is about a file that may still appear or be filled:
+// such a client is let in and heals by itself. An environment variable does not
+// change while the process runs.
+func Temporary(err error) bool { return errors.Is(err, errUnreadable) || errors.Is(err, errEmpty) }
 
 // maxFile is how much of a file is read, as with Caddy's own {file.*}.
 const maxFile = 1 << 20
@@ -39,6 +43,9 @@ func readFile(ctx context.Context, path string) ([]byte, error) {
 			return nil, err
 		}
 		defer f.Close()
+		if info, err := f.Stat(); err == nil && info.IsDir() {
+			return nil, &fs.PathError{Op: "read", Path: path, Err: errors.New("it is a directory: name the file in it")}
+		}
 		return io.ReadAll(io.LimitReader(f, maxFile))
 	})
 	select {
@@ -58,19 +65,35 @@ func readContent(ctx context.Context, value string, written Credential) ([]byte,
 	if isContent(value) {
 		return []byte(value), nil
 	}
+	if err := checkPath(value, written); err != nil {
+		return nil, err
+	}
 	content, err := readFile(ctx, value)
 	switch {
-	case err == nil:
-		return content, nil
-	case looksLikePath(value):
+	case err != nil:
 		return nil, fmt.Errorf("%w %s: %w", errUnreadable, string(written), withoutPath(err))
+	case len(bytes.TrimSpace(content)) == 0:
+		return nil, fmt.Errorf("%w %s: it is empty", errUnreadable, string(written))
 	}
-	// It may be a key in a format of its own, which no error may show.
+	return content, nil
+}
+
+// checkPath refuses a value that is no absolute path. It may be a key in a format of
+// its own, which no error may show.
+func checkPath(value string, written Credential) error {
 	what := "the value"
-	if !written.isLiteral() {
+	switch {
+	case filepath.IsAbs(value):
+		return nil
+	case !written.isLiteral():
 		what = "what " + written.String() + " holds"
+	case fileExtension.MatchString(value):
+		what = value
 	}
-	return nil, fmt.Errorf("%s is neither PEM, a JWK nor the path of a file: write an absolute path, such as /etc/caddy/partner.pem", what)
+	if fileExtension.MatchString(value) {
+		return fmt.Errorf("%s is a relative path: write an absolute one, such as /etc/caddy/partner.pem", what)
+	}
+	return fmt.Errorf("%s is neither PEM, a JWK nor the path of a file: write an absolute path, such as /etc/caddy/partner.pem", what)
 }
 
 // isContent reports whether a value is what a file would hold, rather than its name.

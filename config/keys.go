@@ -67,11 +67,7 @@ func (l *lookup) assertionFile(file string) authserver.Secret {
 		if err != nil {
 			return authserver.Secret{}, err
 		}
-		assertion := strings.TrimSpace(string(content))
-		if assertion == "" {
-			return authserver.Secret{}, fmt.Errorf("%w: %s is empty", errUnreadable, file)
-		}
-		return authserver.NewSecret(assertion), nil
+		return authserver.NewSecret(strings.TrimSpace(string(content))), nil
 	})
 	l.note("client_auth", err)
 	return assertion

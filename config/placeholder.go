@@ -1,10 +1,12 @@
 package config
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -59,32 +61,35 @@ func expand(ctx context.Context, text string) (string, error) {
 	if err := checkGlobal(text); err != nil {
 		return "", err
 	}
-	var unreadable error
-	global, repl := caddy.NewReplacer(), caddy.NewEmptyReplacer()
-	repl.Map(func(key string) (any, bool) {
-		path, ok := strings.CutPrefix(key, "file.")
-		if !ok {
-			return global.Get(key)
-		}
-		content, err := readFile(ctx, path)
-		if err != nil && unreadable == nil {
-			unreadable = fmt.Errorf("%w: %w", errUnreadable, err)
-		}
-		return withoutLineBreak(content), true
-	})
-	if wholePlaceholder.MatchString(text) {
-		if _, known := repl.Get(strings.Trim(text, "{}")); !known {
+	if name := strings.Trim(text, "{}"); wholePlaceholder.MatchString(text) && !strings.HasPrefix(name, "file.") {
+		if _, known := caddy.NewReplacer().Get(name); !known {
 			return "", fmt.Errorf("%s is not a placeholder that is known here: use {env.*} or {file.*}", text)
 		}
 	}
-	value, err := repl.ReplaceOrErr(text, true, false)
-	switch {
-	case unreadable != nil:
-		return "", unreadable
-	case err != nil:
-		return "", emptyPlaceholder(text)
-	}
-	return value, nil
+	var flaw error // of the first placeholder that has one
+	global, repl := caddy.NewReplacer(), caddy.NewEmptyReplacer()
+	repl.Map(func(key string) (any, bool) {
+		path, isFile := strings.CutPrefix(key, "file.")
+		if !isFile {
+			value, known := global.Get(key)
+			if known && value == "" && flaw == nil {
+				flaw = emptyPlaceholder(key)
+			}
+			return value, known
+		}
+		content, err := readFile(ctx, path)
+		value := withoutLineBreak(content)
+		switch {
+		case flaw != nil: // one is enough
+		case err != nil:
+			flaw = fmt.Errorf("%w: %w", errUnreadable, err)
+		case value == "":
+			flaw = fmt.Errorf("{%s} %w", key, errEmpty)
+		}
+		return value, true
+	})
+	value, err := repl.ReplaceOrErr(text, false, false)
+	return value, cmp.Or(flaw, err)
 }
 
 // withoutLineBreak drops the one that editors end a file with.
@@ -92,16 +97,16 @@ func withoutLineBreak(content []byte) string {
 	return strings.TrimSuffix(strings.TrimSuffix(string(content), "\n"), "\r")
 }
 
-// emptyPlaceholder says which placeholder in text came out empty, and why.
-func emptyPlaceholder(text string) error {
-	if _, name, ok := strings.Cut(text, "{env."); ok {
-		name, _, _ = strings.Cut(name, "}")
-		if _, set := os.LookupEnv(name); !set {
-			return fmt.Errorf("the environment variable %s is not set: set it for the Caddy process", name)
-		}
-		return fmt.Errorf("the environment variable %s is empty", name)
+// emptyPlaceholder says why a placeholder that is no file came out empty.
+func emptyPlaceholder(key string) error {
+	name, isVariable := strings.CutPrefix(key, "env.")
+	if !isVariable {
+		return fmt.Errorf("{%s} is empty", key)
 	}
-	return fmt.Errorf("%s is empty", Credential(text))
+	if _, set := os.LookupEnv(name); !set {
+		return fmt.Errorf("the environment variable %s is not set: set it for the Caddy process", name)
+	}
+	return fmt.Errorf("the environment variable %s is empty", name)
 }
 
 // checkGlobal refuses placeholders that only a request has a value for.
@@ -132,12 +137,18 @@ func listRequestOptions() string {
 	return strings.Join(names, ", ")
 }
 
-// checkFiles refuses placeholders that were meant for a file. The request path
-// has a file.base and a file.ext, and nothing else by that name.
+// checkFiles refuses placeholders that were meant for a file and name none, or one
+// that would be looked for wherever Caddy was started. The request path has a
+// file.base and a file.ext, and nothing else by that name.
 func checkFiles(text string) error {
 	for _, match := range partOfPath.FindAllStringSubmatch(text, -1) {
 		if match[1] != "base" && match[1] != "ext" {
 			return errors.New("a {file.*} placeholder without a slash is short for a part of the request path: write an absolute path, such as {file./run/secrets/partner}")
+		}
+	}
+	for _, match := range filePlaceholder.FindAllStringSubmatch(text, -1) {
+		if !filepath.IsAbs(match[1]) {
+			return fmt.Errorf("%s is a relative path: write an absolute one, such as {file./run/secrets/partner}", match[0])
 		}
 	}
 	return nil

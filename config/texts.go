@@ -1,6 +1,9 @@
 package config
 
-import "fmt"
+import (
+	"fmt"
+	"strings"
+)
 
 // text is one value of an option, and what may stand in it. Whatever has to know
 // which options hold what goes through Client.texts: a new option is a row there.
@@ -12,6 +15,7 @@ type text struct {
 	perRequest bool // may hold placeholders that differ from request to request
 	secret     bool // a credential: braces may be part of it
 	file       bool // names a file, or holds what would be in one
+	public     bool // such a file that anybody may see
 }
 
 // texts lists the client's values that may hold placeholders, with the defaults
@@ -31,9 +35,9 @@ func (c *Client) texts() []text {
 		{line: "client_secret", option: "client_secret", value: string(c.ClientSecret), secret: true},
 		{line: "client_auth", option: "client_auth", value: string(a.Key), file: true},
 		{line: "client_auth", option: "key_id", value: a.KeyID},
-		{line: "client_auth", option: "certificate", value: a.Certificate},
+		{line: "client_auth", option: "certificate", value: a.Certificate, file: true, public: true},
 		{line: "client_auth", option: "audience", value: a.Audience},
-		{line: "client_auth", option: "file", value: a.File},
+		{line: "client_auth", option: "file", value: a.File, file: true},
 		{line: "grant", option: "refresh_token", value: string(g.RefreshToken), secret: true},
 		{line: "grant", option: "service_account", value: string(g.ServiceAccount), file: true},
 		{line: "grant", option: "grant", value: string(g.Key), file: true},
@@ -72,7 +76,7 @@ func (c *Client) LiteralCredentials() []string {
 	var options []string
 	for _, t := range c.texts() {
 		literal := Credential(t.value).isLiteral() && !(t.perRequest && fromRequest(t.value))
-		if literal && (t.secret || t.file && isContent(t.value)) {
+		if literal && !t.public && (t.secret || t.file && isContent(t.value)) {
 			options = append(options, t.option)
 		}
 	}
@@ -96,6 +100,9 @@ func (t text) check() error {
 		}
 		if fromRequest(t.value) && !t.secret {
 			return errNotGlobal
+		}
+		if t.file && t.value != "" && !strings.Contains(t.value, "{") && !isContent(t.value) {
+			return checkPath(t.value, Credential(t.value))
 		}
 		return nil
 	}

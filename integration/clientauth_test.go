@@ -367,7 +367,6 @@ func TestRefusedKeys(t *testing.T) {
 		{"a symmetric JWK", keyJWT, `{"kty":"oct","k":"c2VjcmV0"}`, "the JWK is a symmetric key: a private one is needed here; a shared secret goes with 'client_auth client_secret_jwt'"},
 		{"a certificate", keyJWT, certificateText(certificateFor(t, p256, nil)), "the PEM holds a certificate and no private key"},
 		{"text", keyJWT, "whatever", "the key is neither PEM (-----BEGIN PRIVATE KEY-----) nor a JWK"},
-		{"an empty file", keyJWT, "\n", "the key is empty"},
 		{"a short RSA key", keyJWT, pkcs8Text(t, small), "the RSA key has 1024 bits: at least 2048 are needed (RFC 7518 section 3.3)"},
 		{"an algorithm of other keys", strings.Replace(keyJWT, "LINES", "algorithm RS256", 1), pkcs8Text(t, p256), `the algorithm "RS256" does not fit the key, which is an EC key on P-256: write 'algorithm' as ES256`},
 		{"an algorithm of another curve", strings.Replace(keyJWT, "LINES", "algorithm ES384", 1), pkcs8Text(t, p256), `the algorithm "ES384" does not fit the key, which is an EC key on P-256: write 'algorithm' as ES256`},
@@ -403,7 +402,7 @@ func TestKeyThatIsNoFile(t *testing.T) {
 	key := base64.StdEncoding.EncodeToString(der)
 	const wayOut = " is neither PEM, a JWK nor the path of a file: write an absolute path, such as /etc/caddy/partner.pem"
 	for _, test := range []struct{ name, key, want string }{
-		{"in the config", key, "the value" + wayOut},
+		{"in the config", key, "the value" + wayOut + ", at Caddyfile:6"},
 		{"in the environment", "{env.KEY}", "what {env.KEY} holds" + wayOut},
 		{"in a file's placeholder", "{file." + caddytest.SecretFile(t, key) + "}", "holds" + wayOut},
 	} {

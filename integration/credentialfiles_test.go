@@ -109,7 +109,7 @@ func TestCredentialFilesBeingReplaced(t *testing.T) {
 			{"KEY", becomes(keyTexts[1]), ""},
 		}},
 		{"private_key_jwt, the key written anew", keyJWT, pair, signedBy("client_assertion"), []fileChange{
-			{"KEY", emptied, "client_auth: the key is empty"},
+			{"KEY", emptied, "client_auth: cannot read the file $KEY: it is empty"},
 			{"KEY", becomes(keyTexts[1][:100]), "client_auth: the PEM holds no private key, or is damaged"},
 			{"KEY", becomes(keyTexts[1]), ""},
 		}},
@@ -131,12 +131,12 @@ func TestCredentialFilesBeingReplaced(t *testing.T) {
 			{"CERT", becomes(certTexts[1]), ""},
 		}},
 		{"assertion_file", "client_auth assertion_file {$FILE}", map[string]string{"FILE": assertions[0]}, field("client_assertion", assertions), []fileChange{
-			{"FILE", emptied, "client_auth: cannot read the file: $FILE is empty"},
+			{"FILE", emptied, "client_auth: cannot read the file $FILE: it is empty"},
 			{"FILE", missing, "client_auth: cannot read the file $FILE: no such file or directory"},
 			{"FILE", becomes(assertions[1]), ""},
 		}},
 		{"jwt_bearer, its key", "grant jwt_bearer {\nkey {$KEY}\n}", pair, signedBy("assertion"), []fileChange{
-			{"KEY", emptied, "grant: the key is empty"},
+			{"KEY", emptied, "grant: cannot read the file $KEY: it is empty"},
 			{"KEY", becomes(keyTexts[1]), ""},
 		}},
 		{"jwt_bearer, a service account", "grant jwt_bearer {\nservice_account {$FILE}\n}", map[string]string{"FILE": googleAccount[0]}, func(r caddytest.TokenRequest) int {
@@ -225,7 +225,7 @@ func TestFilesThatAreNotThereYet(t *testing.T) {
 	assertion := assertionOf(t, "workload")
 	key := pkcs8Text(t, newECKey(t, elliptic.P256()))
 	const missing = "client_auth: cannot read the file FILE: no such file or directory"
-	const empty = "client_auth: cannot read the file: FILE is empty"
+	const empty = "client_auth: cannot read the file FILE: it is empty"
 	tests := []struct {
 		name    string
 		lines   string
@@ -235,6 +235,8 @@ func TestFilesThatAreNotThereYet(t *testing.T) {
 	}{
 		{"a missing assertion", "client_auth assertion_file {$FILE}", "", missing, assertion},
 		{"an empty assertion", "client_auth assertion_file {$FILE}", "\n", empty, assertion},
+		{"an empty secret", "client_secret {file.{$FILE}}", "\n", "client_secret: {file.FILE} is empty", "partner-secret"},
+		{"an empty key", "client_auth private_key_jwt {\nkey {$FILE}\n}", "\n", empty, key},
 		{"a missing key", "client_auth private_key_jwt {\nkey {$FILE}\n}", "", missing, key},
 		{"a missing client certificate", "client_auth tls_client_auth {\ncertificate {$FILE}\n}", "", missing, key + certificateText(certificateFor(t, parsePKCS8(t, key), nil))},
 	}
