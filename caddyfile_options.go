@@ -3,7 +3,6 @@ package upstreamoauth2
 import (
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 
@@ -26,22 +25,6 @@ type option struct {
 	// block takes the block behind the values, if there is one. Nil if none goes
 	// there.
 	block func() error
-}
-
-// otherNames are what options are called elsewhere.
-var otherNames = map[string]string{
-	"token_url":       "token_endpoint",
-	"endpoint":        "token_endpoint",
-	"secret":          "client_secret",
-	"auth_style":      "client_auth",
-	"auth_method":     "client_auth",
-	"grant_type":      "grant",
-	"scopes":          "scope",
-	"audiences":       "audience",
-	"endpoint_params": "token_param",
-	"params":          "token_param",
-	"header":          "inject",
-	"ttl":             "default_lifetime",
 }
 
 // optionLines are the places of each option in a block.
@@ -108,20 +91,6 @@ func (o option) read(d *caddyfile.Dispenser, name string) error {
 }
 
 func isBlank(value string) bool { return strings.TrimSpace(value) == "" }
-
-func unknownOption(d *caddyfile.Dispenser, owner, name string, options map[string]option) error {
-	known := strings.ReplaceAll(strings.ToLower(name), "-", "_")
-	if other, ok := otherNames[known]; ok {
-		known = other
-	}
-	if len(options) == 1 {
-		known = slices.Sorted(maps.Keys(options))[0]
-	}
-	if o, ok := options[known]; ok {
-		return d.Errf("%s has no option %q: write '%s %s'", owner, name, known, o.usage)
-	}
-	return d.Errf("%s has no option %q: write one of %s", owner, name, strings.Join(slices.Sorted(maps.Keys(options)), ", "))
-}
 
 // refuseBlock says what to do instead if a block follows, even an empty one.
 func refuseBlock(d *caddyfile.Dispenser, format string, args ...any) error {

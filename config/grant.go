@@ -158,12 +158,12 @@ func (g Grant) grantType() string {
 	return g.Type
 }
 
-// CheckGrantType refuses what no server takes, such as another spelling of a grant
-// that is known here.
+// CheckGrantType refuses what no server takes, such as a grant that is known here
+// and mistyped. Any other name is sent as it is.
 func CheckGrantType(name string) error {
-	known := strings.ReplaceAll(strings.ToLower(name), "-", "_")
-	if known != name && slices.Contains([]string{clientCredentials, refreshToken, jwtBearer, tokenExchange}, known) {
-		return fmt.Errorf("unknown grant %q: write 'grant %s'", name, known)
+	spelled := strings.ReplaceAll(strings.ToLower(name), "-", "_")
+	if meant := Nearest(spelled, []string{clientCredentials, refreshToken, jwtBearer, tokenExchange}); meant != "" && meant != name {
+		return fmt.Errorf("unknown grant %q: write 'grant %s'", name, meant)
 	}
 	if strings.ContainsFunc(name, notInURI) {
 		return fmt.Errorf("%q is not a grant type: write its name, or its URI (RFC 6749 appendix A.10)", name)

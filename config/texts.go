@@ -18,6 +18,10 @@ type text struct {
 	public     bool // such a file that anybody may see
 }
 
+// isSecret reports whether the value, or what is in the file that it names, is a
+// credential.
+func (t text) isSecret() bool { return t.secret || t.file && !t.public }
+
 // texts lists the client's values that may hold placeholders, with the defaults
 // applied. What may come from the request tells tokens apart; endpoints and the
 // client's own credentials may not.
@@ -76,7 +80,7 @@ func (c *Client) LiteralCredentials() []string {
 	var options []string
 	for _, t := range c.texts() {
 		literal := Credential(t.value).isLiteral() && !(t.perRequest && fromRequest(t.value))
-		if literal && !t.public && (t.secret || t.file && isContent(t.value)) {
+		if literal && t.isSecret() && (t.secret || isContent(t.value)) {
 			options = append(options, t.option)
 		}
 	}
@@ -96,6 +100,9 @@ func (c *Client) checkPlaceholders() error {
 func (t text) check() error {
 	if !t.perRequest {
 		if err := checkGlobal(t.value); err != nil {
+			return err
+		}
+		if err := t.checkLiteral(); err != nil {
 			return err
 		}
 		if fromRequest(t.value) && !t.secret {
