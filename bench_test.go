@@ -80,7 +80,7 @@ func freshHandler(tb testing.TB, inject *config.Inject) *Handler {
 	ctx := provisionBench(tb, map[string]*config.Client{"bench": {
 		TokenEndpoint: benchEndpoint(tb),
 		ClientID:      "bench",
-		ClientSecret:  "secret",
+		ClientSecret:  new(config.Credential("secret")),
 		Inject:        inject,
 	}})
 	tb.Cleanup(func() { cleanUp(tb, benchApp(tb, ctx)) })
@@ -297,7 +297,7 @@ func benchClients(endpoint string) map[string]*config.Client {
 	clients := make(map[string]*config.Client, manyClients)
 	for i := range manyClients {
 		name := fmt.Sprintf("client-%05d", i)
-		clients[name] = &config.Client{TokenEndpoint: endpoint, ClientID: name, ClientSecret: "{env.PATH}", Scope: []string{"read:data"}}
+		clients[name] = &config.Client{TokenEndpoint: endpoint, ClientID: name, ClientSecret: new(config.Credential("{env.PATH}")), Scope: []string{"read:data"}}
 	}
 	return clients
 }

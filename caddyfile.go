@@ -69,14 +69,17 @@ func globalApp(h httpcaddyfile.Helper) *App {
 //		client_auth      client_secret_jwt [{
 //			algorithm   <alg>
 //			audience    <aud>
+//			claim       <name> <value>
 //			lifetime    <duration>
 //		}]
 //		client_auth      private_key_jwt {
 //			key         <file|placeholder>
 //			key_id      <kid>
 //			certificate <file>
+//			x5c
 //			algorithm   <alg>
 //			audience    <aud>
+//			claim       <name> <value>
 //			lifetime    <duration>
 //		}
 //		client_auth      tls_client_auth {
@@ -231,7 +234,7 @@ func clientOptions(d *caddyfile.Dispenser, c *config.Client) map[string]option {
 		"issuer":         value("<url>", &c.Issuer),
 		"token_endpoint": value("<url>", &c.TokenEndpoint),
 		"client_id":      value("<id>", &c.ClientID),
-		"client_secret":  value("<secret>", &c.ClientSecret),
+		"client_secret":  secretOption(c),
 		"client_auth":    clientAuthOption(d, c),
 
 		"grant":        grantOption(d, c),
@@ -258,6 +261,14 @@ func clientOptions(d *caddyfile.Dispenser, c *config.Client) map[string]option {
 		"transport":  transportOption(d, c),
 		"allow_http": flag(&c.AllowHTTP),
 	}
+}
+
+// secretOption also takes a secret that is empty, if that is written out.
+func secretOption(c *config.Client) option {
+	return option{usage: "<secret>", min: 1, max: 1, mayBeEmpty: true, set: func(args []string) error {
+		c.ClientSecret = new(config.Credential(args[0]))
+		return nil
+	}}
 }
 
 func clientAuthOption(d *caddyfile.Dispenser, c *config.Client) option {
@@ -293,7 +304,9 @@ func clientAuthOption(d *caddyfile.Dispenser, c *config.Client) option {
 				"key_id":      value("<kid>", &a.KeyID),
 				"certificate": value("<file>", &a.Certificate),
 				"algorithm":   value("<alg>", &a.Algorithm),
+				"x5c":         flag(&a.X5C),
 				"audience":    value("<aud>", &a.Audience),
+				"claim":       pair(&a.Claim, asWritten),
 				"lifetime":    duration(&a.Lifetime),
 			}))
 			return err

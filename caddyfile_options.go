@@ -19,6 +19,8 @@ type option struct {
 	min, max int    // number of values; max -1 is any
 	repeats  bool   // may be written on several lines
 
+	mayBeEmpty bool // takes "" for a value
+
 	// set takes the values. Its error is given the option's name and place.
 	set func(args []string) error
 
@@ -78,7 +80,7 @@ func (o option) read(d *caddyfile.Dispenser, name string) error {
 		return d.Errf("%s takes no value: write '%s'", name, usage)
 	case len(args) > o.max && o.max >= 0:
 		return d.Errf("%s has too many values: write '%s'", name, usage)
-	case slices.ContainsFunc(args, isBlank):
+	case slices.ContainsFunc(args, isBlank) && !(o.mayBeEmpty && args[0] == ""):
 		return d.Errf("%s has an empty value: write '%s', or remove the line", name, usage)
 	}
 	if err := o.set(args); err != nil {

@@ -27,7 +27,7 @@ func TestRefusedCaddyfilesOfProofsAndGrants(t *testing.T) {
 		line5    = ", at Caddyfile:5"
 		line6    = ", at Caddyfile:6"
 		line7    = ", at Caddyfile:7"
-		jwtBlock = "algorithm, audience, certificate, key, key_id, lifetime"
+		jwtBlock = "algorithm, audience, certificate, claim, key, key_id, lifetime, x5c"
 		methods  = "use one of client_secret_basic, client_secret_basic_raw, client_secret_post, client_secret_jwt, private_key_jwt, tls_client_auth, assertion_file, none"
 		fields   = "write further form fields as 'token_param <name> <value>'"
 		duration = "is not a duration longer than zero: write one such as 30s, 5m or 1h"
@@ -62,7 +62,7 @@ func TestRefusedCaddyfilesOfProofsAndGrants(t *testing.T) {
 		{"a life without a unit", provenBlockWith("client_auth private_key_jwt {\nlifetime 60\n}"), `lifetime: "60" ` + duration + line6},
 		{"no life at all", provenBlockWith("client_auth private_key_jwt {\nlifetime 0s\n}"), `lifetime: "0s" ` + duration + line6},
 		{"client_secret_jwt without a secret", provenBlockWith("client_auth client_secret_jwt"), "client_secret: is missing: write client_secret {env.NAME} or {file./absolute/path}, or another 'client_auth', such as 'none' for a public client, at Caddyfile:2"},
-		{"a key for client_secret_jwt", blockWith("client_auth client_secret_jwt {\nkey /key.pem\n}"), `client_auth client_secret_jwt has no option "key": write one of algorithm, audience, lifetime` + line7},
+		{"a key for client_secret_jwt", blockWith("client_auth client_secret_jwt {\nkey /key.pem\n}"), `client_auth client_secret_jwt has no option "key": write one of algorithm, audience, claim, lifetime` + line7},
 		{"no client certificate", provenBlockWith("client_auth tls_client_auth"), `client_auth: tls_client_auth needs "certificate": write 'certificate <file>' in its block` + line5},
 		{"a client key without its certificate", provenBlockWith("client_auth tls_client_auth {\nkey /key.pem\n}"), `client_auth: tls_client_auth needs "certificate": write 'certificate <file>' in its block` + line5},
 		{"the certificate on the method's line", provenBlockWith("client_auth tls_client_auth /cert.pem"), "client_auth: tls_client_auth takes no value: write its options in a block" + line5},

@@ -89,6 +89,9 @@ func (c *client) open(ctx caddy.Context) error {
 	if options := c.definition.LiteralCredentials(); len(options) > 0 && !isLoopbackURL(settings.TokenEndpoint) {
 		c.logger.Warn("a credential stands in the config, where the admin API and its autosave show it: write {env.NAME} or {file./absolute/path} instead", zap.Strings("options", options))
 	}
+	if c.definition.HasEmptySecret() {
+		c.logger.Warn("client_secret is empty, as it is written out: if that is not meant, write {env.NAME} or {file./absolute/path} (an unset {$NAME} in quotes is empty, too)")
+	}
 	c.upstreamBase, c.proofKey, err = c.resolver.Upstream(reading)
 	if err != nil {
 		return err

@@ -97,7 +97,7 @@ type sharingKey struct {
 func (c *client) sharingKey(s *config.Settings, unread error) sharingKey {
 	written, _ := json.Marshal(c.definition)
 	d := c.definition
-	d.Issuer, d.TokenEndpoint, d.ClientID, d.ClientSecret = "", "", "", ""
+	d.Issuer, d.TokenEndpoint, d.ClientID, d.ClientSecret = "", "", "", nil
 	d.Scope, d.Audience, d.Resource, d.TokenParam, d.TokenHeader = nil, nil, nil, nil, nil
 	d.Inject, d.KeepExisting, d.OnError, d.Replay, d.UpstreamBase = nil, false, "", nil, ""
 	rest, _ := json.Marshal(d)
@@ -109,7 +109,7 @@ func (c *client) sharingKey(s *config.Settings, unread error) sharingKey {
 	parts := []string{
 		s.Issuer, s.TokenEndpoint, s.ClientID, s.ClientSecret.Reveal(), s.FirstRefreshToken.Reveal(),
 		s.Form.Encode(), url.Values(s.Header).Encode(), thumbprint, string(rest),
-		strconv.FormatBool(c.definition.ExpectsOtherTypes()),
+		c.definition.AuthMethod(), strconv.FormatBool(c.definition.ExpectsOtherTypes()),
 	}
 	for _, in := range c.inputs { // a value may read like a placeholder
 		parts = append(parts, "from the request", in.Option, in.Text)

@@ -49,7 +49,7 @@ func (c *Client) Check() error {
 	if c.TokenEndpoint == "" && c.Issuer == "" && !serviceAccount {
 		return OptionErrorf("token_endpoint", "is missing: write the URL that tokens are requested from, or the 'issuer' whose metadata tells it")
 	}
-	if c.ClientID == "" && (c.grant().Type != jwtBearer || c.authMethod() != noClientAuth) {
+	if c.ClientID == "" && c.needsID() {
 		return OptionErrorf("client_id", "is missing: write the client's identifier at the authorization server")
 	}
 	for _, check := range []func() error{c.checkPlaceholders, c.checkEndpoints, c.checkClientAuth, c.checkGrant, c.checkTokenRequest, c.checkAccount, c.checkInject, c.checkDPoP, c.checkReplay} {
@@ -72,6 +72,12 @@ func (c *Client) Check() error {
 		return OptionErrorf("on_error", "must be 'reject' or 'pass', not %q", c.OnError)
 	}
 	return nil
+}
+
+// needsID reports whether only a client_id tells the server who the client is.
+func (c *Client) needsID() bool {
+	grant := c.grant().Type
+	return c.authMethod() != noClientAuth || grant != jwtBearer && grant != tokenExchange
 }
 
 // checkEndpoints checks the URLs that are written out; those with placeholders

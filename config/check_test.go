@@ -7,7 +7,7 @@ import (
 
 // partner is a client without mistakes.
 func partner() Client {
-	return Client{TokenEndpoint: "https://auth.example/token", ClientID: "partner-id", ClientSecret: "{env.SECRET}"}
+	return Client{TokenEndpoint: "https://auth.example/token", ClientID: "partner-id", ClientSecret: new(Credential("{env.SECRET}"))}
 }
 
 // checkRefused has a client checked after it was changed; a want of "" is none.
@@ -68,7 +68,7 @@ func TestLiteralsThatAreMeantAsPlaceholders(t *testing.T) {
 		if want != "" {
 			want = "client_secret: " + want
 		}
-		checkRefused(t, "client_secret "+test.value, func(c *Client) { c.ClientSecret = Credential(test.value) }, want)
+		checkRefused(t, "client_secret "+test.value, func(c *Client) { c.ClientSecret = new(Credential(test.value)) }, want)
 	}
 	checkRefused(t, "a refresh token", func(c *Client) { c.Grant = &Grant{Type: "refresh_token", RefreshToken: "$TOKEN"} }, "grant: "+secret)
 	checkRefused(t, "a key", func(c *Client) { c.Grant = &Grant{Type: "jwt_bearer", Key: "{env.KEY"} }, "grant: "+secret)

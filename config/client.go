@@ -41,13 +41,15 @@ type Client struct {
 	// Redirects from it are never followed.
 	TokenEndpoint string `json:"token_endpoint,omitempty"`
 
-	// The client identifier (RFC 6749 section 2.2). Required, but for the
-	// jwt_bearer grant without client_auth, whose assertion says who we are.
+	// The client identifier (RFC 6749 section 2.2). Required, unless a client that
+	// does not prove itself has a grant that says who we are: jwt_bearer or
+	// token_exchange.
 	ClientID string `json:"client_id,omitempty"`
 
 	// The client's secret. Best a placeholder, {env.NAME} or
-	// {file./absolute/path}: a literal one shows wherever the config does.
-	ClientSecret Credential `json:"client_secret,omitempty"`
+	// {file./absolute/path}: a literal one shows wherever the config does. An empty
+	// one has to be written out.
+	ClientSecret *Credential `json:"client_secret,omitempty"`
 
 	// How the client proves itself at the token endpoint.
 	// Default: client_secret_basic.
@@ -171,6 +173,18 @@ func (c Client) Equal(other Client) bool {
 	x, _ := json.Marshal(c)
 	y, _ := json.Marshal(other)
 	return string(x) == string(y)
+}
+
+// HasEmptySecret reports whether the client's secret is written out and empty, which
+// is seldom meant.
+func (c *Client) HasEmptySecret() bool { return c.ClientSecret != nil && *c.ClientSecret == "" }
+
+// clientSecret returns the configured secret, or an empty one.
+func (c *Client) clientSecret() Credential {
+	if c.ClientSecret == nil {
+		return ""
+	}
+	return *c.ClientSecret
 }
 
 // PassesWithoutToken reports whether a request for which there is no token goes

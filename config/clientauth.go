@@ -59,6 +59,14 @@ type ClientAuth struct {
 	// spent once.
 	Audience string `json:"audience,omitempty"`
 
+	// For private_key_jwt: send the certificate itself with its chain, as x5c (RFC
+	// 7515 section 4.1.6), for servers that trust its issuer. Default: false.
+	X5C bool `json:"x5c,omitempty"`
+
+	// For private_key_jwt and client_secret_jwt: further claims, by name, as in a
+	// grant.
+	Claim map[string]string `json:"claim,omitempty"`
+
 	// For private_key_jwt and client_secret_jwt: how long an assertion is good
 	// for. Each token request has its own. Default: 60s.
 	Lifetime caddy.Duration `json:"lifetime,omitempty"`
@@ -91,8 +99,8 @@ var authOptions = map[authMethod]struct {
 	clientSecretBasic:    {secret: true},
 	clientSecretBasicRaw: {secret: true},
 	clientSecretPost:     {secret: true},
-	clientSecretJWT:      {secret: true, block: []string{"algorithm", "audience", "lifetime"}},
-	privateKeyJWT:        {block: []string{"key", "key_id", "certificate", "algorithm", "audience", "lifetime"}, needs: "key"},
+	clientSecretJWT:      {secret: true, block: []string{"algorithm", "audience", "claim", "lifetime"}},
+	privateKeyJWT:        {block: []string{"key", "key_id", "certificate", "x5c", "algorithm", "audience", "claim", "lifetime"}, needs: "key"},
 	tlsClientAuth:        {block: []string{"certificate", "key"}, needs: "certificate"},
 	assertionFile:        {needs: "file"},
 	noClientAuth:         {},
@@ -131,7 +139,7 @@ func (c *Client) authMethod() authMethod {
 	if c.ClientAuth != nil && c.ClientAuth.Method != "" {
 		return authMethod(c.ClientAuth.Method)
 	}
-	if c.ClientSecret == "" && c.grant().Type == jwtBearer {
+	if c.ClientSecret == nil && c.grant().Type == jwtBearer {
 		return noClientAuth // the assertion says who we are (RFC 7523 section 2.1)
 	}
 	return clientSecretBasic
@@ -162,9 +170,9 @@ func (c *Client) checkClientAuth() error {
 	a := c.clientAuth()
 	given := givenFields(a)
 	switch {
-	case rules.secret && c.ClientSecret == "":
+	case rules.secret && c.ClientSecret == nil:
 		return OptionErrorf("client_secret", "is missing: write client_secret {env.NAME} or {file./absolute/path}, or another 'client_auth', such as 'none' for a public client")
-	case !rules.secret && c.ClientSecret != "":
+	case !rules.secret && c.ClientSecret != nil:
 		return OptionErrorf("client_secret", "is never sent with 'client_auth %s': remove one of the two", method)
 	case method == assertionFile && a.File == "":
 		return OptionErrorf("client_auth", "assertion_file needs a file: write 'client_auth assertion_file <file>'")
@@ -180,7 +188,10 @@ func (c *Client) checkClientAuth() error {
 			return OptionErrorf("client_auth", "%s does not take %q: remove it, or name another method", method, name)
 		}
 	}
-	return nil
+	if a.X5C && a.Certificate == "" {
+		return OptionErrorf("client_auth", "x5c sends the certificate with its chain: write 'certificate <file>' beside it")
+	}
+	return checkClaims("client_auth", a.Claim, clientClaims)
 }
 
 func unknownMethod(name string) error {

@@ -21,7 +21,7 @@ func TestFilesThatCannotBeUsed(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Setenv("KEY_FILE", "keys/partner.pem")
-	secret := func(text string) Client { return Client{ClientSecret: Credential(text)} }
+	secret := func(text string) Client { return Client{ClientSecret: new(Credential(text))} }
 	key := func(text string) Client {
 		return Client{ClientAuth: &ClientAuth{Method: "private_key_jwt", Key: Credential(text)}}
 	}
@@ -72,15 +72,15 @@ func TestRelativePathsAreRefused(t *testing.T) {
 		file     = "is a relative path: write an absolute one, such as {file./run/secrets/partner}"
 	)
 	auth := func(a ClientAuth) Client { return Client{ClientAuth: &a} }
-	grant := func(g Grant) Client { return Client{Grant: &g, ClientSecret: "{env.SECRET}"} }
+	grant := func(g Grant) Client { return Client{Grant: &g, ClientSecret: new(Credential("{env.SECRET}"))} }
 	tests := []struct {
 		name   string
 		client Client
 		want   string
 	}{
-		{"a secret", Client{ClientSecret: "{file.secrets/partner}"}, "client_secret: {file.secrets/partner} " + file},
-		{"a secret with an extension", Client{ClientSecret: "{file.partner.txt}"}, "client_secret: {file.partner.txt} " + file},
-		{"a form field", Client{ClientSecret: "{env.SECRET}", TokenParam: map[string]Credential{"a": "{file.a/b}"}}, "token_param: {file.a/b} " + file},
+		{"a secret", Client{ClientSecret: new(Credential("{file.secrets/partner}"))}, "client_secret: {file.secrets/partner} " + file},
+		{"a secret with an extension", Client{ClientSecret: new(Credential("{file.partner.txt}"))}, "client_secret: {file.partner.txt} " + file},
+		{"a form field", Client{ClientSecret: new(Credential("{env.SECRET}")), TokenParam: map[string]Credential{"a": "{file.a/b}"}}, "token_param: {file.a/b} " + file},
 		{"a refresh token", grant(Grant{Type: "refresh_token", RefreshToken: "{file.a/b}"}), "grant: {file.a/b} " + file},
 		{"a key", auth(ClientAuth{Method: "private_key_jwt", Key: "partner.pem"}), "client_auth: partner.pem " + relative},
 		{"a key without an extension", auth(ClientAuth{Method: "private_key_jwt", Key: "keys/partner"}), "client_auth: " + noPath},
@@ -89,7 +89,7 @@ func TestRelativePathsAreRefused(t *testing.T) {
 		{"an assertion", auth(ClientAuth{Method: "assertion_file", File: "assertion.jwt"}), "client_auth: assertion.jwt " + relative},
 		{"the key of an assertion", grant(Grant{Type: "jwt_bearer", Key: "partner.pem"}), "grant: partner.pem " + relative},
 		{"a service account", grant(Grant{Type: "jwt_bearer", ServiceAccount: "google.json"}), "grant: google.json " + relative},
-		{"the key of proofs", Client{ClientSecret: "{env.SECRET}", DPoP: &DPoP{Key: "proofs.pem"}, UpstreamBase: "https://api.example"}, "dpop: proofs.pem " + relative},
+		{"the key of proofs", Client{ClientSecret: new(Credential("{env.SECRET}")), DPoP: &DPoP{Key: "proofs.pem"}, UpstreamBase: "https://api.example"}, "dpop: proofs.pem " + relative},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {

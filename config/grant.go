@@ -59,7 +59,10 @@ type Grant struct {
 	// without one, the token endpoint.
 	Audience string `json:"audience,omitempty"`
 
-	// For jwt_bearer: further claims, by name.
+	// For jwt_bearer: further claims, by name. A value that is a number, a boolean,
+	// a list or an object in JSON is sent as that; any other as text. A number that
+	// is to be text is written as JSON text, in quotes. What placeholders stand for
+	// is always text.
 	Claim map[string]string `json:"claim,omitempty"`
 
 	// For jwt_bearer: how long an assertion is good for. Default: 60s; 1h for a
@@ -211,9 +214,6 @@ func (c *Client) checkGrant() error {
 	return nil
 }
 
-// ownClaims are the claims that options of their own set.
-var ownClaims = map[string]string{"iss": "issuer", "sub": "subject", "aud": "audience", "exp": "lifetime"}
-
 func (g Grant) checkJWTBearer() error {
 	signed := g.ServiceAccount != "" || g.Key != ""
 	switch {
@@ -226,17 +226,7 @@ func (g Grant) checkJWTBearer() error {
 	case g.Lifetime < 0:
 		return OptionErrorf("grant", "lifetime must be longer than zero")
 	}
-	for _, name := range sortedKeys(g.Claim) {
-		switch option, taken := ownClaims[name]; {
-		case name == "":
-			return OptionErrorf("grant", "a claim has no name: write 'claim <name> <value>'")
-		case taken:
-			return OptionErrorf("grant", "the claim %s is set by '%s': use that instead", name, option)
-		case slices.Contains([]string{"iat", "nbf", "jti"}, name):
-			return OptionErrorf("grant", "the claim %s is set anew in each assertion: remove it", name)
-		}
-	}
-	return nil
+	return checkClaims("grant", g.Claim, grantClaims)
 }
 
 func (g Grant) checkTokenExchange() error {

@@ -9,11 +9,11 @@ import (
 )
 
 // signingKey reads a key and its certificate; nil if that fails.
-func (l *lookup) signingKey(option string, key Credential, id, certificate, algorithm string) *authserver.SigningKey {
-	id = l.text(option, id)
-	at := place{option: option, source: string(key), with: certificate, as: algorithm + " " + id}
+func (l *lookup) signingKey(option string, key Credential, certificate string, o authserver.KeyOptions) *authserver.SigningKey {
+	o.KeyID = l.text(option, o.KeyID)
+	at := place{option: option, source: string(key), with: certificate, as: fmt.Sprint(o.Algorithm, " ", o.KeyID, " ", o.SendCertificate)}
 	parsed, err := orRemembered(l.last, at, func() (*authserver.SigningKey, error) {
-		o := authserver.KeyOptions{Algorithm: algorithm, KeyID: id}
+		o := o
 		var err error
 		if certificate != "" {
 			if o.Certificate, err = l.content(Credential(certificate)); err != nil {

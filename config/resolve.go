@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
 	"strings"
@@ -179,6 +180,15 @@ func (l *lookup) texts(option string, texts []string) []string {
 	return values
 }
 
+// claims resolves the further claims of an assertion.
+func (l *lookup) claims(option string, written map[string]string) map[string]any {
+	claims := make(map[string]any, len(written))
+	for name, value := range written {
+		claims[name] = withTexts(claimOf(value), func(text string) string { return l.text(option, text) })
+	}
+	return claims
+}
+
 func (l *lookup) secret(option string, text Credential) authserver.Secret {
 	return authserver.NewSecret(l.text(option, string(text)))
 }
@@ -199,7 +209,7 @@ func (l *lookup) endpoints(s *Settings) {
 	s.Issuer = l.text("issuer", c.Issuer)
 	s.TokenEndpoint = l.text("token_endpoint", c.TokenEndpoint)
 	s.ClientID = l.text("client_id", c.ClientID)
-	s.ClientSecret = l.secret("client_secret", c.ClientSecret)
+	s.ClientSecret = l.secret("client_secret", c.clientSecret())
 	if s.TokenEndpoint == "" && c.grant().ServiceAccount != "" {
 		if account := l.serviceAccount(); account != nil {
 			s.TokenEndpoint = account.TokenURI
@@ -261,11 +271,15 @@ func (l *lookup) clientAuth(s *Settings, audience string) {
 		s.ClientAuth = authserver.ClientSecretJWT{
 			ID: id, Secret: secret, Algorithm: a.Algorithm,
 			Audience: audience, Lifetime: lifetime, Type: assertionType(audience, s),
+			More: l.claims("client_auth claim", a.Claim),
 		}
 	case privateKeyJWT:
 		s.ClientAuth = authserver.PrivateKeyJWT{
-			ID: id, Key: l.signingKey("client_auth", a.Key, a.KeyID, a.Certificate, a.Algorithm),
+			ID: id, Key: l.signingKey("client_auth", a.Key, a.Certificate, authserver.KeyOptions{
+				Algorithm: a.Algorithm, KeyID: a.KeyID, SendCertificate: a.X5C,
+			}),
 			Audience: audience, Lifetime: lifetime, Type: assertionType(audience, s),
+			More: l.claims("client_auth claim", a.Claim),
 		}
 	case assertionFile:
 		s.ClientAuth = authserver.ClientAssertion{ID: id, Assertion: l.assertionFile(a.File)}
@@ -327,7 +341,7 @@ func (l *lookup) assertion(s *Settings, audience string) *authserver.GrantAssert
 		if scope := s.Form.Get("scope"); scope != "" {
 			claims.More["scope"] = scope // Google looks for it here
 		}
-	} else if key = l.signingKey("grant", g.Key, g.KeyID, "", g.Algorithm); key == nil {
+	} else if key = l.signingKey("grant", g.Key, "", authserver.KeyOptions{Algorithm: g.Algorithm, KeyID: g.KeyID}); key == nil {
 		return nil
 	}
 	if g.Issuer != "" {
@@ -345,8 +359,6 @@ func (l *lookup) assertion(s *Settings, audience string) *authserver.GrantAssert
 	if g.Lifetime != 0 {
 		claims.Lifetime = time.Duration(g.Lifetime)
 	}
-	for name, text := range g.Claim {
-		claims.More[name] = l.text("claim", text)
-	}
+	maps.Copy(claims.More, l.claims("claim", g.Claim))
 	return &authserver.GrantAssertion{Key: key, Claims: claims}
 }

@@ -36,7 +36,7 @@ func (c *Client) texts() []text {
 		{line: "issuer", option: "issuer", value: c.Issuer},
 		{line: "token_endpoint", option: "token_endpoint", value: c.TokenEndpoint},
 		{line: "client_id", option: "client_id", value: c.ClientID},
-		{line: "client_secret", option: "client_secret", value: string(c.ClientSecret), secret: true},
+		{line: "client_secret", option: "client_secret", value: string(c.clientSecret()), secret: true},
 		{line: "client_auth", option: "client_auth", value: string(a.Key), file: true},
 		{line: "client_auth", option: "key_id", value: a.KeyID},
 		{line: "client_auth", option: "certificate", value: a.Certificate, file: true, public: true},
@@ -63,7 +63,14 @@ func (c *Client) texts() []text {
 		list = append(list, text{line: "token_param", option: "token_param", value: string(c.TokenParam[name]), perRequest: true})
 	}
 	for _, name := range sortedKeys(g.Claim) {
-		list = append(list, text{line: "grant", option: "claim", value: g.Claim[name], perRequest: true})
+		for _, value := range claimTexts(g.Claim[name]) {
+			list = append(list, text{line: "grant", option: "claim", value: value, perRequest: true})
+		}
+	}
+	for _, name := range sortedKeys(a.Claim) {
+		for _, value := range claimTexts(a.Claim[name]) {
+			list = append(list, text{line: "client_auth", option: "client_auth claim", value: value})
+		}
 	}
 	for _, name := range sortedKeys(c.TokenHeader) {
 		list = append(list, text{line: "token_header", option: "token_header " + name, value: string(c.TokenHeader[name]), secret: true})

@@ -25,7 +25,7 @@ func (p *panickingTransport) RoundTrip(*http.Request) (*http.Response, error) {
 // TestPanicLeavesTheRefreshTokenFree for the next token request.
 func TestPanicLeavesTheRefreshTokenFree(t *testing.T) {
 	source := newSource(t, config.Client{
-		TokenEndpoint: "https://auth.example/token", ClientID: "partner-id", ClientSecret: "partner-secret",
+		TokenEndpoint: "https://auth.example/token", ClientID: "partner-id", ClientSecret: new(config.Credential("partner-secret")),
 		Grant: &config.Grant{Type: "refresh_token", RefreshToken: "configured"},
 	}, new(panickingTransport))
 

@@ -118,7 +118,7 @@ func TestServerThatChangesIsFoundAgain(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				server := &movingServer{at: test.at, grants: test.grants, requests: make(map[string]int)}
-				source := newSource(t, config.Client{Issuer: "https://auth.example", ClientID: "partner-id", ClientSecret: "partner-secret"}, server)
+				source := newSource(t, config.Client{Issuer: "https://auth.example", ClientID: "partner-id", ClientSecret: new(config.Credential("partner-secret"))}, server)
 				_, err := source.Fetch(t.Context(), nil, nil)
 				if supported := test.grants == good; (err == nil) != supported {
 					t.Fatalf("the first token request: %v", err)
@@ -156,7 +156,7 @@ func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { retur
 func TestPanicBehindTheRequestsIsContained(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		server, fetched := &movingServer{at: "/token", grants: `["client_credentials"]`, requests: make(map[string]int)}, 0
-		source := newSource(t, config.Client{Issuer: "https://auth.example", ClientID: "partner-id", ClientSecret: "partner-secret"},
+		source := newSource(t, config.Client{Issuer: "https://auth.example", ClientID: "partner-id", ClientSecret: new(config.Credential("partner-secret"))},
 			roundTripper(func(r *http.Request) (*http.Response, error) {
 				if fetched++; fetched == 2 {
 					panic("out of order")

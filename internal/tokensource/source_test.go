@@ -64,7 +64,7 @@ func TestRefreshTokenOfEveryAnswerIsKept(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			var forms []url.Values
 			source := newSource(t, config.Client{
-				TokenEndpoint: "https://auth.example/token", ClientID: "partner-id", ClientSecret: "partner-secret",
+				TokenEndpoint: "https://auth.example/token", ClientID: "partner-id", ClientSecret: new(config.Credential("partner-secret")),
 				Grant: &config.Grant{Type: "refresh_token", RefreshToken: config.Credential("first of " + name)},
 			}, answering(t, &forms, func(url.Values) (int, string) { return http.StatusOK, body }))
 
@@ -112,7 +112,7 @@ func TestTokenDoesNotOutliveWhatItWasExchangedFor(t *testing.T) {
 				}
 				var forms []url.Values
 				source := newSource(t, config.Client{
-					TokenEndpoint: "https://auth.example/token", ClientID: "partner-id", ClientSecret: "partner-secret", Grant: grant,
+					TokenEndpoint: "https://auth.example/token", ClientID: "partner-id", ClientSecret: new(config.Credential("partner-secret")), Grant: grant,
 				}, answering(t, &forms, func(url.Values) (int, string) {
 					return http.StatusOK, `{"access_token":"T"` + test.expires + `}`
 				}))
@@ -189,7 +189,7 @@ func TestAudienceOfTheClientsAssertion(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			client := config.Client{
-				Issuer: issuer, TokenEndpoint: endpoint, ClientID: "partner-id", ClientSecret: secret,
+				Issuer: issuer, TokenEndpoint: endpoint, ClientID: "partner-id", ClientSecret: new(config.Credential(secret)),
 				ClientAuth: &config.ClientAuth{Method: "client_secret_jwt"},
 			}
 			if test.change != nil {
@@ -243,7 +243,7 @@ func TestTokenTypes(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			var forms []url.Values
 			source := newSource(t, config.Client{
-				TokenEndpoint: "https://auth.example/token", ClientID: "partner-id", ClientSecret: "partner-secret", Inject: test.inject,
+				TokenEndpoint: "https://auth.example/token", ClientID: "partner-id", ClientSecret: new(config.Credential("partner-secret")), Inject: test.inject,
 			}, answering(t, &forms, func(url.Values) (int, string) {
 				return http.StatusOK, `{"access_token":"T","token_type":"` + test.tokenType + `"}`
 			}))
@@ -263,7 +263,7 @@ var errUnreachable = errors.New("connection refused")
 func TestMetadataFetchBelongsToNoConfig(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		server := &movingServer{at: "/token", grants: `["client_credentials"]`, requests: make(map[string]int)}
-		source := newSource(t, config.Client{Issuer: "https://auth.example", ClientID: "partner-id", ClientSecret: "partner-secret"},
+		source := newSource(t, config.Client{Issuer: "https://auth.example", ClientID: "partner-id", ClientSecret: new(config.Credential("partner-secret"))},
 			roundTripper(func(r *http.Request) (*http.Response, error) {
 				select {
 				case <-time.After(time.Second):
