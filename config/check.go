@@ -7,8 +7,11 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/net/http/httpguts"
+
+	"github.com/caddyserver/caddy/v2"
 
 	"github.com/upstream-oauth2/caddy-upstream-oauth2/authserver"
 )
@@ -60,11 +63,11 @@ func (c *Client) Check() error {
 	if _, err := c.Life(); err != nil {
 		return &OptionError{Option: "refresh_ahead", Err: err}
 	}
-	if c.DefaultLifetime < 0 {
-		return OptionErrorf("default_lifetime", "must be longer than zero")
+	if err := checkDuration(c.DefaultLifetime); err != nil {
+		return &OptionError{Option: "default_lifetime", Err: err}
 	}
-	if c.Timeout < 0 {
-		return OptionErrorf("timeout", "must be longer than zero")
+	if err := checkDuration(c.Timeout); err != nil {
+		return &OptionError{Option: "timeout", Err: err}
 	}
 	switch c.OnError {
 	case "", onErrorReject, onErrorPass:
@@ -78,6 +81,17 @@ func (c *Client) Check() error {
 func (c *Client) needsID() bool {
 	grant := c.grant().Type
 	return c.authMethod() != noClientAuth || grant != jwtBearer && grant != tokenExchange
+}
+
+// checkDuration refuses a duration that is never meant; zero stands for the default.
+func checkDuration(d caddy.Duration) error {
+	switch {
+	case d < 0:
+		return errors.New("must be longer than zero")
+	case d > 0 && d < caddy.Duration(time.Millisecond):
+		return fmt.Errorf(`%s is far too short, as a number in JSON counts nanoseconds: write a text such as "10s"`, time.Duration(d))
+	}
+	return nil
 }
 
 // checkEndpoints checks the URLs that are written out; those with placeholders

@@ -3,6 +3,8 @@ package config
 import (
 	"strings"
 	"testing"
+
+	"github.com/caddyserver/caddy/v2"
 )
 
 // partner is a client without mistakes.
@@ -124,5 +126,29 @@ func TestNearest(t *testing.T) {
 		if got := Nearest(test.name, known); got != test.want {
 			t.Errorf("nearest to %q is %q, want %q", test.name, got, test.want)
 		}
+	}
+}
+
+// TestDurations: a number in JSON counts nanoseconds, which is never meant.
+func TestDurations(t *testing.T) {
+	const short = `is far too short, as a number in JSON counts nanoseconds: write a text such as "10s"`
+	const negative = "must be longer than zero"
+	for _, option := range []struct {
+		name string
+		set  func(*Client, caddy.Duration)
+	}{
+		{"timeout: ", func(c *Client, d caddy.Duration) { c.Timeout = d }},
+		{"default_lifetime: ", func(c *Client, d caddy.Duration) { c.DefaultLifetime = d }},
+		{"client_auth: lifetime ", func(c *Client, d caddy.Duration) {
+			c.ClientAuth = &ClientAuth{Method: "client_secret_jwt", Lifetime: d}
+		}},
+		{"grant: lifetime ", func(c *Client, d caddy.Duration) {
+			c.Grant = &Grant{Type: "jwt_bearer", Key: "/key.pem", Lifetime: d}
+		}},
+	} {
+		checkRefused(t, option.name+"10", func(c *Client) { option.set(c, 10) }, option.name+"10ns "+short)
+		checkRefused(t, option.name+"999999", func(c *Client) { option.set(c, 999_999) }, option.name+"999.999µs "+short)
+		checkRefused(t, option.name+"-1", func(c *Client) { option.set(c, -1) }, option.name+negative)
+		checkRefused(t, option.name+"1ms", func(c *Client) { option.set(c, 1_000_000) }, "")
 	}
 }

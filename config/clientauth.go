@@ -178,10 +178,11 @@ func (c *Client) checkClientAuth() error {
 		return OptionErrorf("client_auth", "assertion_file needs a file: write 'client_auth assertion_file <file>'")
 	case rules.needs != "" && !slices.Contains(given, rules.needs):
 		return OptionErrorf("client_auth", "%s needs %q: write '%[2]s <file>' in its block", method, rules.needs)
-	case a.Lifetime < 0:
-		return OptionErrorf("client_auth", "lifetime must be longer than zero")
 	case a.Audience == audienceIssuer && c.Issuer == "":
 		return OptionErrorf("client_auth", "'audience issuer' needs the 'issuer' of the client: write it, or 'audience token_endpoint'")
+	}
+	if err := checkDuration(a.Lifetime); err != nil {
+		return OptionErrorf("client_auth", "lifetime %w", err)
 	}
 	for _, name := range given {
 		if name != "method" && name != rules.needs && !slices.Contains(rules.block, name) {

@@ -223,8 +223,9 @@ func (g Grant) checkJWTBearer() error {
 		return OptionErrorf("grant", "an assertion is either ready-made or signed here: remove 'assertion', or what it would be signed with")
 	case g.ServiceAccount != "" && (g.Key != "" || g.KeyID != "" || g.Algorithm != ""):
 		return OptionErrorf("grant", "a service_account brings its own key: remove 'key', 'key_id' and 'algorithm'")
-	case g.Lifetime < 0:
-		return OptionErrorf("grant", "lifetime must be longer than zero")
+	}
+	if err := checkDuration(g.Lifetime); err != nil {
+		return OptionErrorf("grant", "lifetime %w", err)
 	}
 	return checkClaims("grant", g.Claim, grantClaims)
 }
