@@ -92,6 +92,9 @@ func (c *client) open(ctx caddy.Context) error {
 	if c.definition.HasEmptySecret() {
 		c.logger.Warn("client_secret is empty, as it is written out: if that is not meant, write {env.NAME} or {file./absolute/path} (an unset {$NAME} in quotes is empty, too)")
 	}
+	if transport.IsUnverified() {
+		c.logger.Warn("the authorization server's certificate is not verified, so whoever is in between can take the credentials: remove 'tls_insecure_skip_verify', and write 'tls_trust_pool file <ca.pem>' in 'transport http' for a CA of your own")
+	}
 	c.upstreamBase, c.proofKey, err = c.resolver.Upstream(reading)
 	if err != nil {
 		return err

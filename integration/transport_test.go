@@ -170,3 +170,34 @@ func (p *tunnel) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	go pipe(in, out)
 	go pipe(out, in)
 }
+
+// TestUnverifiedServerIsWarnedOf: whoever is in between can take the credentials.
+func TestUnverifiedServerIsWarnedOf(t *testing.T) {
+	const warning = "the authorization server's certificate is not verified, so whoever is in between can take the credentials: remove 'tls_insecure_skip_verify', and write 'tls_trust_pool file <ca.pem>' in 'transport http' for a CA of your own"
+	for _, test := range []struct {
+		name, lines string
+		want        int
+	}{
+		{"skipped", "transport http {\ntls_insecure_skip_verify\n}", 1},
+		{"verified", "transport http {\ntls_server_name auth.example\n}", 0},
+		{"by default", "", 0},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			caddytest.NewAuthServer(t, withTLS)
+			caddytest.NewAPIServer(t)
+			proxy := caddytest.Run(t, caddytest.PartnerSiteWith(test.lines))
+			caddytest.Eventually(t, "the first token request is over", func() bool {
+				return len(proxy.Logged(caddytest.LogFailed))+len(proxy.Logged(caddytest.LogObtained)) > 0
+			})
+			lines := proxy.Logged(warning)
+			if len(lines) != test.want {
+				t.Fatalf("the log warns %d times, want %d", len(lines), test.want)
+			}
+			for _, line := range lines {
+				if line["level"] != "warn" || line["client"] != "partner" {
+					t.Errorf("the log says %v", line)
+				}
+			}
+		})
+	}
+}

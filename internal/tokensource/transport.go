@@ -24,6 +24,8 @@ type Transport struct {
 	// is presented by the next.
 	certificate atomic.Pointer[tls.Certificate]
 	presents    bool // this one, or one of the transport's own
+
+	unverified bool // any certificate of the server will do
 }
 
 // NewTransport returns one that sends requests by next.
@@ -38,6 +40,7 @@ func LoadTransport(ctx caddy.Context, client config.Client) (*Transport, error) 
 	t := NewTransport(h)
 	own := h.TLS != nil && (h.TLS.ClientCertificateFile != "" || h.TLS.ClientCertificateAutomate != "")
 	t.presents = own || client.PresentsCertificate()
+	t.unverified = h.TLS != nil && h.TLS.InsecureSkipVerify
 	if !client.PresentsCertificate() {
 		return t, nil
 	}
@@ -101,6 +104,9 @@ func (t *Transport) Present(certificate *tls.Certificate) {
 		t.certificate.Store(certificate)
 	}
 }
+
+// IsUnverified reports whether the server's certificate is not verified.
+func (t *Transport) IsUnverified() bool { return t.unverified }
 
 // presentsCertificate reports whether there is a certificate for the authorization
 // server: for tls_client_auth, or one of the transport's own, to which the server
