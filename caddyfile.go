@@ -31,21 +31,49 @@ func init() {
 }
 
 func parseDirective(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
-	start := here(h.Dispenser)
-	start.Next() // the directive
 	handler := new(Handler)
-	err := handler.UnmarshalCaddyfile(h.Dispenser)
-
-	app := globalApp(h)
-	global, defined := app.Clients[handler.Name]
-	refers := handler.Client.Equal(config.Client{})
-	switch {
-	case err == nil && refers && !defined:
-		return nil, start.WrapErr(app.noClient(handler.Name))
-	case !refers && defined && !handler.Client.Equal(*global):
-		return nil, start.Errf("client %q is defined under the global option, and not like here: refer to it without a block, or give this one another name", handler.Name)
+	block, err := handler.read(h.Dispenser)
+	if err != nil {
+		return nil, err
 	}
-	return handler, err
+	app, inPlace := globalApp(h), clientsInPlace(h)
+	global, defined := app.Clients[handler.Name]
+	before, known := inPlace[handler.Name]
+
+	mistake := handler.Check()
+	line := block.lines.of(mistake, block.start)
+	switch {
+	case !block.defines && defined:
+	case !block.defines && known:
+		return nil, line.Errf("client %q is defined in the block at %s:%d alone: move its lines to 'client %[1]s { ... }' under the global option %[4]s", handler.Name, before.start.File(), before.start.Line(), directive)
+	case !block.defines:
+		return nil, line.WrapErr(app.noClient(handler.Name))
+	case mistake != nil && (line != block.start || !defined):
+		return nil, line.WrapErr(mistake)
+	case defined && !handler.Client.Equal(*global):
+		return nil, line.Errf("client %q is defined under the global option, and not like here: refer to it without a block, or give this one another name", handler.Name)
+	case known && !handler.Client.Equal(before.client):
+		return nil, line.Errf("client %q is defined at %s:%d already, and not like here: define it once, under the global option %s, and refer to it by '%[4]s %[1]s'", handler.Name, before.start.File(), before.start.Line(), directive)
+	case handler.Name != "":
+		inPlace[handler.Name] = clientInPlace{block.start, handler.Client}
+	}
+	return handler, nil
+}
+
+// clientInPlace is a client that a directive defines.
+type clientInPlace struct {
+	start  *caddyfile.Dispenser
+	client config.Client
+}
+
+// clientsInPlace are those of the directives so far, by name.
+func clientsInPlace(h httpcaddyfile.Helper) map[string]clientInPlace {
+	clients, ok := h.State[directive].(map[string]clientInPlace)
+	if !ok {
+		clients = make(map[string]clientInPlace)
+		h.State[directive] = clients
+	}
+	return clients
 }
 
 // globalApp returns what the global option defines.
@@ -145,27 +173,41 @@ func globalApp(h httpcaddyfile.Helper) *App {
 // A name without a block refers to a client defined under the global option of
 // the same name.
 func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	block, err := h.read(d)
+	if err != nil || !block.defines {
+		return err
+	}
+	return checkClient(&h.Client, block.start, block.lines)
+}
+
+// clientBlock is the block of a directive.
+type clientBlock struct {
+	start   *caddyfile.Dispenser // the directive
+	lines   optionLines
+	defines bool // a client, rather than referring to one
+}
+
+// read reads the directive, and leaves it to others to check the client as a whole.
+func (h *Handler) read(d *caddyfile.Dispenser) (clientBlock, error) {
 	d.Next() // the directive
-	start := here(d)
+	block := clientBlock{start: here(d)}
 	if d.NextArg() {
 		if h.Name = d.Val(); isBlank(h.Name) {
-			return d.Errf("the client's name is empty: write '%s [<matcher>] [<name>] { ... }'", directive)
+			return block, d.Errf("the client's name is empty: write '%s [<matcher>] [<name>] { ... }'", directive)
 		}
 	}
 	if d.NextArg() {
-		return d.Errf("unexpected %q: write '%s [<matcher>] [<name>] { ... }'", d.Val(), directive)
+		return block, d.Errf("unexpected %q: write '%s [<matcher>] [<name>] { ... }'", d.Val(), directive)
 	}
-	lines, err := readOptions(d, directive, clientOptions(d, &h.Client))
-	if err != nil {
-		return err
+	var err error
+	if block.lines, err = readOptions(d, directive, clientOptions(d, &h.Client)); err != nil {
+		return block, err
 	}
-	if len(lines) > 0 || atBlockEnd(d) { // with an empty block, too
-		return checkClient(&h.Client, start, lines)
+	block.defines = len(block.lines) > 0 || atBlockEnd(d) // with an empty block, too
+	if !block.defines && h.Name == "" {
+		return block, d.Errf("%s needs a block that defines the client, or the name of one that is defined under the global option %[1]s", directive)
 	}
-	if h.Name == "" {
-		return d.Errf("%s needs a block that defines the client, or the name of one that is defined under the global option %[1]s", directive)
-	}
-	return nil
+	return block, nil
 }
 
 // parseGlobalOption reads the global option. Syntax:

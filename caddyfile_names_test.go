@@ -53,3 +53,29 @@ func checkRefusedCaddyfile(t *testing.T, name, input, want string) {
 		}
 	})
 }
+
+// TestNamesDefinedTwice: a line's own mistake comes first, and what was defined before
+// is named by its place.
+func TestNamesDefinedTwice(t *testing.T) {
+	const named = "client \"partner\" is defined under the global option, and not like here: refer to it without a block, or give this one another name"
+	site := func(lines string) string {
+		return "http://localhost:8081 {\n\tupstream_oauth2 partner " + lines + "\n}\n"
+	}
+	for _, test := range []struct{ name, caddyfile, want string }{
+		{"a line that is none, of a name that is defined globally", globalWith(partnerClient) + blockWith("scopes more"), `upstream_oauth2 has no option "scopes": write 'scope <scope>...', at Caddyfile:15`},
+		{"a value that is none, of a name that is defined globally", globalWith(partnerClient) + blockWith("on_error ignore"), `on_error: must be 'reject' or 'pass', not "ignore", at Caddyfile:15`},
+		{"no lines of a name that is defined globally", globalWith(partnerClient) + site("{\n}"), named + ", at Caddyfile:11"},
+		{"another definition in another site", blockWith("") + site("{\ntoken_endpoint https://auth.example/token\nclient_id other\nclient_auth none\n}"), `client "partner" is defined at Caddyfile:2 already, and not like here: define it once, under the global option upstream_oauth2, and refer to it by 'upstream_oauth2 partner', at Caddyfile:10`},
+		{"a reference to what another site defines", blockWith("") + site(""), `client "partner" is defined in the block at Caddyfile:2 alone: move its lines to 'client partner { ... }' under the global option upstream_oauth2, at Caddyfile:10`},
+	} {
+		checkRefusedCaddyfile(t, test.name, test.caddyfile, test.want)
+	}
+	for name, input := range map[string]string{
+		"one definition written twice": blockWith("") + strings.Replace(blockWith(""), "8080", "8081", 1),
+		"two names":                    blockWith("") + strings.Replace(blockWith("scope a"), "8080 {\n\tupstream_oauth2 partner", "8081 {\n\tupstream_oauth2 other", 1),
+	} {
+		if _, _, err := caddytest.Adapt(input); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}

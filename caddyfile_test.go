@@ -364,11 +364,6 @@ func TestRefusedByValidate(t *testing.T) {
 			`client "partner": issuer: must have neither a query nor a fragment (RFC 8414 section 2)`,
 		},
 		{
-			"one name for two definitions",
-			blockWith("") + strings.Replace(blockWith("scope more"), "8080", "8081", 1),
-			`client "partner" is defined twice, and not alike: define it once, under the global option upstream_oauth2, and refer to it by 'upstream_oauth2 partner'`,
-		},
-		{
 			"a mistake in a client without a name",
 			strings.Replace(strings.Replace(blockWith(""), "PARTNER_SECRET", "NOT_SET", 1), "upstream_oauth2 partner {", "upstream_oauth2 {", 1),
 			`client "auth.example partner-id": client_secret: the environment variable NOT_SET is not set: set it for the Caddy process`,
