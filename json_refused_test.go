@@ -96,3 +96,30 @@ func checkRefusedJSON(t *testing.T, config, want string) {
 		t.Errorf("the error is\n%s\nwant\n%s", got, want)
 	}
 }
+
+// TestJSONOfAnotherType: the error says what to write, in JSON's words.
+func TestJSONOfAnotherType(t *testing.T) {
+	for _, test := range []struct{ name, fields, want string }{
+		{"text for a list", `"scope": "a b"`, `scope: must be a list, such as ["one", "two"], not of the type string`},
+		{"a number in a list", `"audience": [5]`, `audience: must be text in quotes, not of the type number`},
+		{"a number for text", `"client_id": 5`, `client_id: must be text in quotes, not of the type number`},
+		{"a number for a secret", `"client_secret": 5`, `client_secret: must be text in quotes, not of the type number`},
+		{"text for a boolean", `"allow_http": "yes"`, `allow_http: must be true or false, without quotes, not of the type string`},
+		{"text for a number", `"max_accounts": "5"`, `max_accounts: must be a whole number, without quotes, not of the type string`},
+		{"a fraction for a number", `"max_accounts": 1.5`, `max_accounts: must be a whole number, without quotes, not of the type number 1.5`},
+		{"text for an object", `"client_auth": "none"`, `client_auth: must be an object, such as {"name": "value"}, not of the type string`},
+		{"a list for names and values", `"token_param": ["a=b"]`, `token_param: must be an object, such as {"name": "value"}, not of the type array`},
+		{"a field of a block", `"grant": {"type": 5}`, `grant.type: must be text in quotes, not of the type number`},
+		{"a field nobody knows", `"scopes": ["a"]`, `unknown field "scopes"`},
+		{"a duration that is none", `"timeout": "soon"`, `time: invalid duration "soon"`},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			for _, config := range []string{
+				`{"apps": {"http": {"servers": {"site": {"listen": ["127.0.0.1:0"], "routes": [{"handle": [{"handler": "upstream_oauth2", ` + test.fields + `}]}]}}}}}`,
+				`{"apps": {"upstream_oauth2": {"clients": {"partner": {` + test.fields + `}}}}}`,
+			} {
+				checkRefusedJSON(t, config, test.want)
+			}
+		})
+	}
+}

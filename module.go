@@ -56,6 +56,12 @@ func (App) CaddyModule() caddy.ModuleInfo {
 	}
 }
 
+// UnmarshalJSON implements json.Unmarshaler, for errors without Go's words.
+func (a *App) UnmarshalJSON(data []byte) error {
+	type plain App
+	return config.UnmarshalJSON(data, (*plain)(a))
+}
+
 // Provision sets up the named clients.
 func (a *App) Provision(ctx caddy.Context) error {
 	a.ctx = ctx
@@ -198,6 +204,12 @@ func (Handler) CaddyModule() caddy.ModuleInfo {
 		ID:  "http.handlers.upstream_oauth2",
 		New: func() caddy.Module { return new(Handler) },
 	}
+}
+
+// UnmarshalJSON implements json.Unmarshaler, for errors without Go's words.
+func (h *Handler) UnmarshalJSON(data []byte) error {
+	type plain Handler
+	return config.UnmarshalJSON(data, (*plain)(h))
 }
 
 // Provision finds or sets up the client. It makes no request.
