@@ -33,7 +33,7 @@ type Settings struct {
 	Header http.Header
 
 	ClientAuth  authserver.ClientAuth
-	Audience    Audience          // whom its assertion is for, if it signs one
+	Audience    Audience         // whom its assertion is for, if it signs one
 	Certificate *tls.Certificate // what tls_client_auth presents, else nil
 
 	// Assertion is what the jwt_bearer grant signs; nil if it is ready-made.
