@@ -71,10 +71,12 @@ func (t tokens) Token(ctx context.Context) (*authserver.Token, error) {
 // (RFC 9110 section 9.3.8).
 var errTrace = errors.New("TRACE is refused: its answer would show the access token")
 
-// withoutToken does what on_error says.
+// withoutToken does what on_error says. Error routes and the access log learn which
+// client it was from {http.upstream_oauth2.client}.
 func (h *Handler) withoutToken(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, err error) error {
+	r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer).Set("http.upstream_oauth2.client", h.live.name)
 	if r.Context().Err() != nil {
-		return caddyhttp.Error(statusClientClosedRequest, errors.New("the caller went away while waiting for an access token"))
+		return callerLeft.write(w, h.live.name)
 	}
 	if h.live.definition.PassesWithoutToken() {
 		return h.upstream.SendWithout(w, r, next)
@@ -82,8 +84,5 @@ func (h *Handler) withoutToken(w http.ResponseWriter, r *http.Request, next cadd
 	if caller, ok := errors.AsType[*config.CallerError](err); ok {
 		h.live.accountLogger.Info("request refused without a token request", zap.Error(caller))
 	}
-	return h.live.refusalOf(err).write(w)
+	return h.live.refusalOf(err).write(w, h.live.name)
 }
-
-// statusClientClosedRequest is what Caddy records for a caller that hung up.
-const statusClientClosedRequest = 499

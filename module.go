@@ -44,6 +44,7 @@ type App struct {
 	Clients map[string]*config.Client `json:"clients,omitempty"`
 
 	ctx   caddy.Context
+	logs  logs
 	named map[string]*client
 	live  []*client
 }
@@ -64,7 +65,7 @@ func (a *App) UnmarshalJSON(data []byte) error {
 
 // Provision sets up the named clients.
 func (a *App) Provision(ctx caddy.Context) error {
-	a.ctx = ctx
+	a.ctx, a.logs = ctx, newLogs(ctx.Logger())
 	a.named = make(map[string]*client)
 	for _, name := range slices.Sorted(maps.Keys(a.Clients)) {
 		switch {
@@ -93,7 +94,7 @@ func (a *App) open(ctx caddy.Context, name string, definition config.Client) (*c
 		}
 		return known, nil
 	}
-	client, err := newClient(ctx, name, definition)
+	client, err := newClient(ctx, a.logs, name, definition)
 	if err != nil {
 		if name == "" {
 			name = definition.Name()

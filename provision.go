@@ -6,11 +6,9 @@ import (
 	"net/url"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"go.uber.org/zap"
-	"go.uber.org/zap/zapcore"
 
 	"github.com/upstream-oauth2/caddy-upstream-oauth2/authserver"
 	"github.com/upstream-oauth2/caddy-upstream-oauth2/config"
@@ -44,7 +42,7 @@ type client struct {
 
 // newClient checks the definition and joins the cache for its settings. It makes no
 // request. The caller closes what it returns.
-func newClient(ctx caddy.Context, name string, definition config.Client) (*client, error) {
+func newClient(ctx caddy.Context, logs logs, name string, definition config.Client) (*client, error) {
 	if err := definition.Check(); err != nil {
 		return nil, err
 	}
@@ -52,11 +50,9 @@ func newClient(ctx caddy.Context, name string, definition config.Client) (*clien
 	if c.name == "" {
 		c.name = definition.Name()
 	}
-	c.logger = ctx.Logger().With(zap.String("client", c.name))
+	c.logger = logs.logger.With(zap.String("client", c.name))
 	if len(c.inputs) > 0 {
-		c.accountLogger = c.logger.WithOptions(zap.WrapCore(func(core zapcore.Core) zapcore.Core {
-			return zapcore.NewSamplerWithOptions(core, time.Second, 3, 0) // half a megabyte
-		}))
+		c.accountLogger = logs.sample().With(zap.String("client", c.name))
 	}
 	c.resolver = config.NewResolver(definition, c.logger)
 	if err := c.open(ctx); err != nil {
@@ -157,7 +153,7 @@ func (c *client) warm(ctx context.Context) {
 		return
 	}
 	if err := c.Prepare(ctx); err != nil && ctx.Err() == nil {
-		c.logger.Error("the authorization server's metadata cannot be used; requests are answered without going upstream", zap.Error(err))
+		c.logger.Error("the authorization server's metadata cannot be used; requests are answered without going upstream", failureFields(err)...)
 	}
 }
 

@@ -25,6 +25,9 @@ type reply struct {
 	header http.Header // nil if it needs none
 }
 
+// callerLeft is for a caller that hung up: Caddy records its status (nginx's 499).
+var callerLeft = reply{status: 499, text: "the caller went away while waiting for an access token"}
+
 const noToken = "no access token for the upstream: "
 
 // refusalOf returns the answer for a failure to get a token.
@@ -97,10 +100,12 @@ func retryLater(err error, why string) reply {
 	return reply{http.StatusServiceUnavailable, noToken + why, http.Header{"Retry-After": {strconv.Itoa(seconds)}}}
 }
 
-// write sets the answer's header and returns the error for Caddy's error routes.
-func (re reply) write(w http.ResponseWriter) error {
+// write sets the answer's header and returns the error for Caddy's error routes. Its
+// trace, which Caddy logs beside the text, names the client: the text is for the
+// caller.
+func (re reply) write(w http.ResponseWriter, client string) error {
 	for name, values := range re.header {
 		w.Header()[name] = values
 	}
-	return caddyhttp.Error(re.status, errors.New(re.text))
+	return caddyhttp.Error(re.status, caddyhttp.HandlerError{Err: errors.New(re.text), Trace: "upstream_oauth2 " + client})
 }

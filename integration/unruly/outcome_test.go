@@ -153,8 +153,8 @@ func (w outcome) check(t *testing.T, got result) {
 	if !strings.HasPrefix(got.body, want) || w.code != "" && !strings.HasSuffix(got.body, " ("+w.code+")") || w.code == "" && strings.Contains(got.body, "(") {
 		t.Errorf("the caller is told %q, want a text of ours and the code %q", got.body, w.code)
 	}
-	if code := got.report["oauth_error"]; code != w.code {
-		t.Errorf("the log has the OAuth error %q, want %q", code, w.code)
+	if code, there := got.report["oauth_error"]; there != (w.code != "") || there && code != w.code {
+		t.Errorf("the log has the OAuth error %v, want %q", code, w.code)
 	}
 	switch text, _ := got.report["error"].(string); {
 	case text == "":
