@@ -22,7 +22,6 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyevents"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
@@ -228,33 +227,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		return err
 	}
 	h.upstream = h.live.newUpstream()
-	h.warnOfDebugLog(ctx)
-	h.warnOfCallerFields(ctx)
 	return nil
-}
-
-// warnOfCallerFields tells where callers' tokens would show that we cannot keep out:
-// Caddy notes each request's header, before any handler runs, for the access log
-// and for the log of errors, and hides there only some fields.
-func (h *Handler) warnOfCallerFields(ctx caddy.Context) {
-	for _, name := range h.live.inputs.CallerFields() {
-		if name != "Authorization" && name != "Proxy-Authorization" {
-			ctx.Logger().Warn("Caddy's logs show the header field in which callers bring their token: have them send it as Authorization, or filter the field out of the logs",
-				zap.String("client", h.live.name), zap.String("field", name))
-		}
-	}
-}
-
-// warnOfDebugLog tells where a token would show that we cannot keep out: at
-// debug level, reverse_proxy logs the header it sends and rewrite the URL, and
-// Caddy hides there only Authorization and cookies.
-func (h *Handler) warnOfDebugLog(ctx caddy.Context) {
-	debug := ctx.Logger(new(reverseproxy.Handler)).Core().Enabled(zapcore.DebugLevel)
-	place := h.live.definition.Placement()
-	if debug && (place.Query || place.Name != "Authorization" || h.live.definition.DPoP != nil) {
-		ctx.Logger().Warn("at debug level, Caddy logs the header field or the URL that carries the token or its proof: set another level where others read the log",
-			zap.String("client", h.live.name), zap.String("inject", place.Name))
-	}
 }
 
 // MarshalLogObject implements zapcore.ObjectMarshaler.

@@ -59,6 +59,7 @@ func newClient(ctx caddy.Context, logs logs, name string, definition config.Clie
 		c.resolver.Close()
 		return nil, err
 	}
+	c.warnOfExposure()
 	return c, nil
 }
 

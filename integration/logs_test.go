@@ -1,8 +1,10 @@
 package integration
 
 import (
+	"io"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -134,4 +136,56 @@ func TestErrorRoutesLearnWhichClientItWas(t *testing.T) {
 			t.Errorf("the log says %v", line)
 		}
 	})
+}
+
+// TestLogFilterHidesTheToken: reverse_proxy logs what it sent when a caller hangs
+// up, and docs/limits.md says how to hide the token there.
+func TestLogFilterHidesTheToken(t *testing.T) {
+	caddytest.NewAuthServer(t)
+	api := caddytest.NewAPIServer(t)
+	api.Answers(func(w http.ResponseWriter, r *http.Request) {
+		for r.Context().Err() == nil { // until the caller is gone, whatever is buffered on the way
+			_, _ = io.WriteString(w, strings.Repeat("x", 1000))
+		}
+	})
+	filtered := filepath.Join(t.TempDir(), "filtered")
+	t.Setenv("FILTERED", filtered)
+	proxy := caddytest.Run(t, `{
+	log filtered {
+		output file {$FILTERED}
+		level WARN
+		format filter {
+			wrap json
+			request>headers>X-Api-Key delete
+		}
+	}
+}
+`+caddytest.PartnerSiteWith("inject header X-Api-Key"))
+
+	resp, err := proxy.Client.Get("http://" + os.Getenv("SITE"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = resp.Body.Close() // the caller hangs up
+
+	const message = "aborting with incomplete response"
+	line := proxy.AwaitLog(message)
+	request, _ := line["request"].(map[string]any)
+	header, _ := request["headers"].(map[string]any)
+	if line["level"] != "warn" || header["X-Api-Key"] == nil {
+		t.Errorf("Caddy shows no token any more, and no warning is needed: %v", line)
+	}
+	warning := proxy.AwaitLog("Caddy's own logs can show the token or its proof: when a caller hangs up, reverse_proxy logs the request that carries it, at level warn; hide these fields with a log filter")
+	if fields, _ := warning["fields"].([]any); len(fields) != 1 || fields[0] != "request>headers>X-Api-Key" {
+		t.Errorf("the warning names the fields %v", warning["fields"])
+	}
+
+	var text []byte
+	caddytest.Eventually(t, "the filtered log had the line", func() bool {
+		text, _ = os.ReadFile(filtered)
+		return strings.Contains(string(text), message)
+	})
+	if strings.Contains(string(text), "access-token-1") {
+		t.Errorf("the filtered log has the token: %s", text)
+	}
 }

@@ -113,7 +113,7 @@ func TestSecretsAndTokensAppearNowhere(t *testing.T) {
 			// At debug level reverse_proxy logs what it sends, and blanks out
 			// Authorization and three other fields only.
 			excuse: `"msg":"upstream roundtrip"`,
-			warns:  "at debug level, Caddy logs the header field or the URL that carries the token or its proof: set another level where others read the log",
+			warns:  "Caddy's own logs can show the token or its proof: when a caller hangs up, reverse_proxy logs the request that carries it, at level warn; hide these fields with a log filter",
 		},
 		{
 			name: "the server repeats what it got in error_description",
