@@ -109,6 +109,24 @@ func TestWithoutATokenTheCallerLearnsWhy(t *testing.T) {
 	}
 }
 
+// TestUnreachableServerTellsWhatToCheck: Caddy's transport keeps the cause of a failed
+// connection to itself.
+func TestUnreachableServerTellsWhatToCheck(t *testing.T) {
+	for _, test := range []struct{ name, endpoint, want string }{
+		{"nobody listens", "http://" + caddytest.FreeAddress(t) + "/token", "connection refused; check host and port in the URL"},
+		{"no such name", "https://auth.invalid/token", "; check the host in the URL, and what this machine's DNS says of it"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			caddytest.NewAPIServer(t)
+			t.Setenv("TOKEN_ENDPOINT", test.endpoint)
+			proxy := caddytest.Run(t, caddytest.PartnerSite)
+			if got := proxy.Failure(); !strings.Contains(got, test.want) {
+				t.Errorf("the log says %q, want %q in it", got, test.want)
+			}
+		})
+	}
+}
+
 // TestUnreachableServerIs503: nobody listens at the token endpoint.
 func TestUnreachableServerIs503(t *testing.T) {
 	caddytest.NewAPIServer(t)

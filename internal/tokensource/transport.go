@@ -95,7 +95,8 @@ func (t *Transport) RoundTrip(r *http.Request) (resp *http.Response, err error) 
 	if _, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer); !ok {
 		r = r.WithContext(context.WithValue(r.Context(), caddy.ReplacerCtxKey, caddy.NewReplacer()))
 	}
-	return t.next.RoundTrip(r)
+	resp, err = t.next.RoundTrip(r)
+	return resp, withCause(err)
 }
 
 // Present has a certificate presented from now on; nil leaves it as it is.
