@@ -20,7 +20,7 @@ func TestClientsWithAccountsCostLittle(t *testing.T) {
 		clients[fmt.Sprintf("client-%d", i)] = &config.Client{
 			TokenEndpoint: "https://auth.partner.example/oauth/token",
 			ClientID:      "partner",
-			ClientSecret:  "{env.PARTNER_SECRET}",
+			ClientSecret:  new(config.Credential("{env.PARTNER_SECRET}")),
 			Account:       fmt.Sprintf("{http.auth.user.id}-%d", i), // no two share a cache
 		}
 	}
@@ -46,7 +46,7 @@ func TestLogOfAccountsIsASample(t *testing.T) {
 	c, err := newClient(ctx, logs, "partner", config.Client{
 		TokenEndpoint: "http://127.0.0.1/token",
 		ClientID:      "partner",
-		ClientSecret:  "secret",
+		ClientSecret:  new(config.Credential("secret")),
 		Account:       "{http.auth.user.id}",
 	})
 	if err != nil {
