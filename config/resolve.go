@@ -97,7 +97,15 @@ func (r *Resolver) Close() { r.last.leave() }
 //
 // What goes wrong is the operator's to mend: the error is an *OptionError. The
 // settings have what could be resolved all the same.
+//
+// Files may take half of the time that ctx leaves: the other half is for what is done
+// with what was read before, if one of them hangs.
 func (r *Resolver) Resolve(ctx context.Context, values []string) (*Settings, error) {
+	if deadline, ok := ctx.Deadline(); ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, time.Until(deadline)/2)
+		defer cancel()
+	}
 	l := &lookup{Resolver: r, ctx: ctx, values: make(map[Input]string, len(values))}
 	for i, value := range values {
 		l.values[r.inputs[i]] = value
