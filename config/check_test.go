@@ -34,8 +34,8 @@ func checkRefused(t *testing.T, name string, change func(*Client), want string) 
 // a secret is not shown.
 func TestLiteralsThatAreMeantAsPlaceholders(t *testing.T) {
 	const (
-		secret = "the value is taken as it is written, and looks as if it were meant as a placeholder: write {env.NAME} or {file./absolute/path}"
-		id     = "is taken as it is written, and looks as if it were meant as a placeholder: write "
+		secret = "the value looks like a placeholder and is none: write {env.NAME} or {file./absolute/path}"
+		id     = "is not a placeholder: write "
 	)
 	for _, test := range []struct{ value, want string }{
 		{"$CID", "$CID " + id + "{env.CID}"},
@@ -196,6 +196,7 @@ func TestCheck(t *testing.T) {
 		{"an empty form field", param("a", ""), `token_param: "a" has an empty name or value: remove it`},
 		{"no header field", header("a b", "x"), `token_header: "a b" is not a header field name: write one such as X-Tenant`},
 		{"an empty header field", header("x-a", ""), "token_header: the X-A field has an empty value: remove it"},
+		{"a header field given twice", func(c *Client) { c.TokenHeader = map[string]Credential{"x-a": "1", "X-A": "2"} }, "token_header: the X-A field is given twice: remove one"},
 		{"a header field of net/http", header("host", "x"), "token_header: the Host field is set by the request itself: remove it"},
 		{"the credentials' header field", header("Authorization", "x"), "token_header: the Authorization field carries the client's credentials: write 'client_auth client_secret_post' or 'client_auth none' to use it otherwise"},
 		{"the same beside a secret in the form", func(c *Client) {

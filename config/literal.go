@@ -1,6 +1,7 @@
 package config
 
 import (
+	"errors"
 	"fmt"
 	"regexp"
 )
@@ -11,13 +12,15 @@ var (
 	otherPlaceholder = regexp.MustCompile(`^(?:\$([A-Z_][A-Z0-9_]*)|\$?\{\$?(?:env\.)?(\w+)\}?|\{(file\.[^{}]+))$`)
 
 	// bareName finds a placeholder without the part that says where its value is.
-	bareName = regexp.MustCompile(`\{([A-Za-z_]\w*)\}`)
+	bareName = regexp.MustCompile(`\{([A-Z_][A-Z0-9_]*)\}`)
+
+	// mapName matches what a map directive may set, for requests.
+	mapName = regexp.MustCompile(`^\{[a-z]\w*\}$`)
 )
 
 // checkLiteral refuses text that would be taken as it is written and is surely meant
 // as a placeholder. Of what may be a secret, the error shows nothing.
 func (t text) checkLiteral() error {
-	const meant = "is taken as it is written, and looks as if it were meant as a placeholder: write "
 	found := otherPlaceholder.FindStringSubmatch(t.value)
 	if found == nil && !t.isSecret() {
 		if bare := bareName.FindStringSubmatch(t.value); bare != nil {
@@ -28,9 +31,11 @@ func (t text) checkLiteral() error {
 	case found == nil || wholePlaceholder.MatchString(t.value):
 		return nil
 	case t.isSecret():
-		return fmt.Errorf("the value %s{env.NAME} or {file./absolute/path}", meant)
+		return errors.New("the value looks like a placeholder and is none: write {env.NAME} or {file./absolute/path}")
+	case mapName.MatchString(t.value):
+		return nil // it is refused for another reason
 	case found[3] != "":
-		return fmt.Errorf("%s %s{%s}", found[0], meant, found[3])
+		return fmt.Errorf("%s is not a placeholder: write {%s}", found[0], found[3])
 	}
-	return fmt.Errorf("%s %s{env.%s}", found[0], meant, found[1]+found[2])
+	return fmt.Errorf("%s is not a placeholder: write {env.%s}", found[0], found[1]+found[2])
 }

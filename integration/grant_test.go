@@ -71,7 +71,7 @@ func TestJWTBearerSignsAnAssertion(t *testing.T) {
 		},
 		{
 			"all of it", "issuer integration\nsubject alice\naudience https://login.example\nclaim tenant 7\nclaim box sandbox\nkey_id first", "",
-			map[string]any{"iss": "integration", "sub": "alice", "aud": "https://login.example", "tenant": "7", "box": "sandbox"}, "first",
+			map[string]any{"iss": "integration", "sub": "alice", "aud": "https://login.example", "tenant": float64(7), "box": "sandbox"}, "first",
 		},
 		{
 			"from the environment", "issuer {env.WHO}\nsubject {env.WHO}-sub\naudience https://{env.WHO}\nclaim who {env.WHO}\nkey_id {env.WHO}", "",

@@ -312,7 +312,6 @@ func TestLiteralSecretsAreWarnedOf(t *testing.T) {
 		options     []string // those the warning names
 	}{
 		{"a word", "client_secret partner-secret", []string{"client_secret"}},
-		{"a variable of the shell", "client_secret ${PARTNER_SECRET}", []string{"client_secret"}},
 		{"a word with braces", "client_secret partner{secret}", []string{"client_secret"}},
 		{"another credential", "client_secret {env.PARTNER_SECRET}\ngrant jwt_bearer {\nassertion partner-assertion\n}", []string{"assertion"}},
 		{"a placeholder", "client_secret {env.PARTNER_SECRET}", nil},
