@@ -65,6 +65,7 @@ func TestLiteralsThatAreMeantAsPlaceholders(t *testing.T) {
 		{"{file./run/secret", secret},
 		{"$ecret", ""},
 		{"a{SECRET}b", ""},
+		{"{x9Kd73", ""},
 		{"{env.SECRET}", ""},
 	} {
 		want := test.want

@@ -9,7 +9,7 @@ import (
 var (
 	// otherPlaceholder matches a value that is a variable as shells, the Caddyfile
 	// or nobody writes it, or a placeholder whose end is missing.
-	otherPlaceholder = regexp.MustCompile(`^(?:\$([A-Z_][A-Z0-9_]*)|\$?\{\$?(?:env\.)?(\w+)\}?|\{(file\.[^{}]+))$`)
+	otherPlaceholder = regexp.MustCompile(`^(?:\$([A-Z_][A-Z0-9_]*)|\$?\{(?:\$|env\.)?(\w+)\}|\{(?:\$|env\.)(\w+)|\{(file\.[^{}]+))$`)
 
 	// bareName finds a placeholder without the part that says where its value is.
 	bareName = regexp.MustCompile(`\{([A-Z_][A-Z0-9_]*)\}`)
@@ -24,7 +24,7 @@ func (t text) checkLiteral() error {
 	found := otherPlaceholder.FindStringSubmatch(t.value)
 	if found == nil && !t.isSecret() {
 		if bare := bareName.FindStringSubmatch(t.value); bare != nil {
-			found = []string{bare[0], bare[1], "", ""}
+			found = []string{bare[0], bare[1], "", "", ""}
 		}
 	}
 	switch {
@@ -34,8 +34,8 @@ func (t text) checkLiteral() error {
 		return errors.New("the value looks like a placeholder and is none: write {env.NAME} or {file./absolute/path}")
 	case mapName.MatchString(t.value):
 		return nil // it is refused for another reason
-	case found[3] != "":
-		return fmt.Errorf("%s is not a placeholder: write {%s}", found[0], found[3])
+	case found[4] != "":
+		return fmt.Errorf("%s is not a placeholder: write {%s}", found[0], found[4])
 	}
-	return fmt.Errorf("%s is not a placeholder: write {env.%s}", found[0], found[1]+found[2])
+	return fmt.Errorf("%s is not a placeholder: write {env.%s}", found[0], found[1]+found[2]+found[3])
 }
