@@ -71,7 +71,7 @@ func (t tokens) Token(ctx context.Context) (*authserver.Token, error) {
 // (RFC 9110 section 9.3.8).
 var errTrace = errors.New("TRACE is refused: its answer would show the access token")
 
-// withoutToken does what on_error says. Error routes and the access log learn which
+// withoutToken does what on_error says. Error routes and log_append learn which
 // client it was from {http.upstream_oauth2.client}.
 func (h *Handler) withoutToken(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, err error) error {
 	r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer).Set("http.upstream_oauth2.client", h.live.name)
