@@ -131,9 +131,10 @@ func (a *App) noClient(name string) error {
 // Start implements caddy.App. The work begins when every app has started.
 func (a *App) Start() error { return nil }
 
-// Handle implements caddyevents.Handler: every app has started, so a token
-// endpoint that is a site of this Caddy can be reached.
+// Handle implements caddyevents.Handler: every app has started, so all routes can be
+// seen, and a token endpoint that is a site of this Caddy can be reached.
 func (a *App) Handle(context.Context, caddy.Event) error {
+	a.warnOfRoutes()
 	go a.warm()
 	return nil
 }
