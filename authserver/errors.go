@@ -43,6 +43,9 @@ type Error struct {
 	URL    string
 	Status int
 
+	// Unsent says that the request never reached the server: no connection was made.
+	Unsent bool
+
 	// RetryAfter is how long the server asks to be left alone; 0 if it does not.
 	RetryAfter time.Duration
 

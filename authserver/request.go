@@ -149,11 +149,12 @@ func (r Request) attempt(ctx context.Context, transport http.RoundTripper, to en
 	req.Header = header
 	ownConnection(req)
 
+	req, connection := traced(req)
 	requestedAt := time.Now()
 	resp, err := transport.RoundTrip(req)
 	if err != nil {
 		failed := unreachable(err, r.Timeout, secrets)
-		failed.hungUp = hungUp(err)
+		failed.hungUp, failed.Unsent = hungUp(err), connection.never()
 		return nil, "", failed
 	}
 	defer resp.Body.Close()

@@ -41,6 +41,14 @@ type Token struct {
 	// see Member.
 	Members map[string]Secret
 
+	// Kept is what whoever got the token keeps beside it, to get the next one; nil if
+	// there is nothing.
+	Kept any
+
+	// Provisional says that what came with the token is not safe yet: the one before
+	// is to be used as long as it is good.
+	Provisional bool
+
 	// RequestedAt is when the token request went out. The lifetime counts from
 	// here, as the server may have issued the token at any time since.
 	RequestedAt time.Time

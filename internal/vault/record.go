@@ -54,6 +54,10 @@ type Record struct {
 	Attempt    string `json:"attempt,omitempty"`
 	Previous   string `json:"previous,omitempty"`
 
+	// AskedFor is the digest of what the access token was asked for with: it is no
+	// answer to another question.
+	AskedFor string `json:"asked_for,omitempty"`
+
 	// Answer holds members of the server's answer that are kept for other
 	// handlers.
 	Answer map[string]string `json:"-"`

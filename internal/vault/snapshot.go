@@ -41,6 +41,12 @@ func (s *snapshot) doubtful(generation uint64) bool {
 	return len(s.damaged) > 0 || s.intent.Generation == generation && (s.intent.State == spending || s.intent.State == possible)
 }
 
+// knows reports whether the last intent to spend is our own: then what it brought is
+// in memory here, and nobody else is about to store it.
+func (v *Vault) knows(s *snapshot) bool {
+	return len(s.damaged) == 0 && s.intent.Process == v.process
+}
+
 // read loads all objects of a grant.
 func (v *Vault) read(ctx context.Context, name Name) (snapshot, error) {
 	var s snapshot

@@ -175,7 +175,7 @@ func (u *update) declare(ctx context.Context, s *snapshot, r Record) (bool, erro
 	if _, err := u.v.write(ctx, u.Name, intentObject, u.intent); err != nil {
 		return false, err
 	}
-	if doubtful || !u.lock.held() {
+	if doubtful && !u.v.knows(s) || !u.lock.held() {
 		sleep(ctx, takeover)
 	}
 	after, err := u.v.read(ctx, u.Name)
@@ -236,7 +236,11 @@ func (u *update) settle(ctx context.Context, err error) {
 // secondLook is what a rejected refresh token calls for. Another process may have
 // spent it, and have had no time yet to store what came of it.
 func (u *update) secondLook(ctx context.Context, held Record, cause error) (Held, error) {
-	for end := time.Now().Add(u.Timeout); ; {
+	patience := u.Timeout
+	if u.v.config().Alone {
+		patience = 0
+	}
+	for end := time.Now().Add(patience); ; {
 		s, err := u.v.read(ctx, u.Name)
 		if err != nil {
 			u.settle(ctx, cause)

@@ -66,6 +66,9 @@ type Config struct {
 	// written next. The zero Key is none.
 	PreviousKey Key
 
+	// Alone says that no other process uses the storage: there is nobody to wait for.
+	Alone bool
+
 	// Observe is told what happens, if it is not nil. It must not block, nor call
 	// the vault.
 	Observe func(Outcome)
