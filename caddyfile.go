@@ -213,6 +213,9 @@ func (h *Handler) read(d *caddyfile.Dispenser) (clientBlock, error) {
 // parseGlobalOption reads the global option. Syntax:
 //
 //	upstream_oauth2 {
+//		encryption_key          <placeholder>
+//		previous_encryption_key <placeholder>
+//		storage                 <module> { ... }
 //		client <name> {
 //			... the lines of the directive
 //		}
@@ -226,11 +229,47 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 		return nil, d.Errf("unexpected %q: write '%s { client <name> { ... } }'", d.Val(), directive)
 	}
 	app := App{Clients: make(map[string]*config.Client)}
-	options := map[string]option{"client": clientOption(d, app.Clients)}
+	options := map[string]option{
+		"encryption_key":          value("<placeholder>", &app.EncryptionKey),
+		"previous_encryption_key": value("<placeholder>", &app.PreviousEncryptionKey),
+		"storage":                 storageOption(d, &app),
+		"client":                  clientOption(d, app.Clients),
+	}
 	if _, err := readOptions(d, "the global option "+directive, options); err != nil {
 		return nil, err
 	}
 	return httpcaddyfile.App{Name: directive, Value: caddyconfig.JSON(app, nil)}, nil
+}
+
+// storageOption takes the module, its arguments and its block as Caddy's own global
+// option does.
+func storageOption(d *caddyfile.Dispenser, app *App) option {
+	var args []string
+	return option{
+		usage: "<module> [{ ... }]", min: 1, max: -1,
+		set: func(given []string) error {
+			args = given
+			return nil
+		},
+		block: func() error {
+			// The arguments have been read: what follows the last one is left.
+			segment := d.NextSegment()
+			var tokens []caddyfile.Token
+			for _, arg := range args {
+				token := segment[0]
+				token.Text = arg
+				tokens = append(tokens, token)
+			}
+			storage := caddyfile.NewDispenser(append(tokens, segment[1:]...))
+			storage.Next()
+			module, err := caddyfile.UnmarshalModule(storage, "caddy.storage."+args[0])
+			if err != nil {
+				return d.WrapErr(err)
+			}
+			app.StorageRaw = caddyconfig.JSONModuleObject(module, "module", args[0], nil)
+			return nil
+		},
+	}
 }
 
 // clientOption is a client under the global option.
@@ -275,9 +314,14 @@ func clientOptions(d *caddyfile.Dispenser, c *config.Client) map[string]option {
 	return map[string]option{
 		"issuer":         value("<url>", &c.Issuer),
 		"token_endpoint": value("<url>", &c.TokenEndpoint),
-		"client_id":      value("<id>", &c.ClientID),
-		"client_secret":  secretOption(c),
-		"client_auth":    clientAuthOption(d, c),
+
+		"authorization_endpoint":        value("<url>", &c.AuthorizationEndpoint),
+		"device_authorization_endpoint": value("<url>", &c.DeviceAuthorizationEndpoint),
+		"revocation_endpoint":           value("<url>", &c.RevocationEndpoint),
+
+		"client_id":     value("<id>", &c.ClientID),
+		"client_secret": secretOption(c),
+		"client_auth":   clientAuthOption(d, c),
 
 		"grant":        grantOption(d, c),
 		"scope":        scopeOption(c),
@@ -289,8 +333,13 @@ func clientOptions(d *caddyfile.Dispenser, c *config.Client) map[string]option {
 		"inject":        injectOption(c),
 		"keep_existing": flag(&c.KeepExisting),
 
-		"account":       value("<placeholder>", &c.Account),
-		"max_accounts":  maxAccountsOption(c),
+		"account":      value("<placeholder>", &c.Account),
+		"max_accounts": maxAccountsOption(c),
+
+		"share":      flag(&c.Share),
+		"keep_alive": value("<duration>|off", &c.KeepAlive),
+		"expose":     values("<member>...", &c.Expose),
+
 		"dpop":          dpopOption(c),
 		"upstream_base": value("<url>", &c.UpstreamBase),
 
@@ -371,7 +420,8 @@ func grantOption(d *caddyfile.Dispenser, c *config.Client) option {
 				return refuseBlock(d, "grant %s takes no block: write further form fields as 'token_param <name> <value>'", g.Type)
 			}
 			_, err := readOptions(d, "grant "+g.Type, only(names, map[string]option{
-				"refresh_token": value("<placeholder>", &g.RefreshToken),
+				"authorization_param": pair(&g.AuthorizationParam, asWritten),
+				"refresh_token":       value("<placeholder>", &g.RefreshToken),
 
 				"assertion":       value("<placeholder>", &g.Assertion),
 				"service_account": value("<file>", &g.ServiceAccount),

@@ -80,6 +80,8 @@ func unknownOption(d *caddyfile.Dispenser, owner, name string, options map[strin
 	}
 	if len(known) == 1 {
 		option = known[0]
+	} else if _, ok := options["client"]; ok && option == "" {
+		option = "client" // under the global option, whose line may have been left out
 	}
 	switch {
 	case whole:

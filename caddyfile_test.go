@@ -31,6 +31,9 @@ func TestAdapt(t *testing.T) {
 	for _, file := range goldenFiles(t) {
 		t.Run(strings.TrimSuffix(filepath.Base(file), ".txt"), func(t *testing.T) {
 			t.Setenv("PARTNER_SECRET", strings.Repeat("secret", 11)) // long enough for HS512
+			for _, key := range []string{"UPSTREAM_OAUTH2_KEY", "OLD_UPSTREAM_OAUTH2_KEY"} {
+				t.Setenv(key, strings.Repeat("0123456789abcdef", 4))
+			}
 			input, want, _ := strings.Cut(readFile(t, file), goldenSeparator)
 
 			config, warnings, err := caddytest.Adapt(input)

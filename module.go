@@ -13,6 +13,7 @@ package upstreamoauth2
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -22,6 +23,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyevents"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/caddyserver/certmagic"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
@@ -42,10 +44,25 @@ type App struct {
 	// The clients, by the names that handlers use.
 	Clients map[string]*config.Client `json:"clients,omitempty"`
 
-	ctx   caddy.Context
-	logs  logs
-	named map[string]*client
-	live  []*client
+	// What is kept is sealed with this key (AES-256-GCM): 32 random bytes, as base64
+	// or hex, best as a placeholder. "openssl rand -base64 32" makes one. Without it
+	// nothing is kept: clients of grant authorization_code and with share are
+	// refused, and a rotated refresh token is lost at a restart.
+	EncryptionKey config.Credential `json:"encryption_key,omitempty"`
+
+	// The key before this one, while it is being changed: what it sealed can still be
+	// read, and is sealed anew when it is next written.
+	PreviousEncryptionKey config.Credential `json:"previous_encryption_key,omitempty"`
+
+	// Where grants and shared tokens are kept. Default: Caddy's own storage.
+	StorageRaw json.RawMessage `json:"storage,omitempty" caddy:"namespace=caddy.storage inline_key=module"`
+
+	ctx     caddy.Context
+	logs    logs
+	storage certmagic.Storage
+	keys    *keys
+	named   map[string]*client
+	live    []*client
 }
 
 // CaddyModule returns the Caddy module information.
@@ -65,6 +82,9 @@ func (a *App) UnmarshalJSON(data []byte) error {
 // Provision sets up the named clients.
 func (a *App) Provision(ctx caddy.Context) error {
 	a.ctx, a.logs = ctx, newLogs(ctx.Logger())
+	if err := a.provisionKeeping(ctx); err != nil {
+		return err
+	}
 	a.named = make(map[string]*client)
 	for _, name := range slices.Sorted(maps.Keys(a.Clients)) {
 		switch {
@@ -93,7 +113,7 @@ func (a *App) open(ctx caddy.Context, name string, definition config.Client) (*c
 		}
 		return known, nil
 	}
-	client, err := newClient(ctx, a.logs, name, definition)
+	client, err := newClient(ctx, a, name, definition)
 	if err != nil {
 		if name == "" {
 			name = definition.Name()
@@ -136,6 +156,7 @@ func (a *App) Start() error { return nil }
 func (a *App) Handle(context.Context, caddy.Event) error {
 	a.warnOfRoutes()
 	go a.warm()
+	go a.maintain()
 	return nil
 }
 
@@ -161,11 +182,18 @@ func (a *App) warm() {
 	}
 }
 
-// Stop implements caddy.App.
-func (a *App) Stop() error { return nil }
+// Stop implements caddy.App. It waits for refreshes in flight until what they bring
+// is stored.
+func (a *App) Stop() error {
+	if a.EncryptionKey == "" {
+		return nil
+	}
+	return settleGrants()
+}
 
 // Cleanup leaves the caches of all clients, those of handlers included.
 func (a *App) Cleanup() error {
+	grants.takeBack(a)
 	var errs []error
 	for _, client := range a.live {
 		errs = append(errs, client.close())

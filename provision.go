@@ -42,7 +42,7 @@ type client struct {
 
 // newClient checks the definition and joins the cache for its settings. It makes no
 // request. The caller closes what it returns.
-func newClient(ctx caddy.Context, logs logs, name string, definition config.Client) (*client, error) {
+func newClient(ctx caddy.Context, app *App, name string, definition config.Client) (*client, error) {
 	if err := definition.Check(); err != nil {
 		return nil, err
 	}
@@ -50,12 +50,12 @@ func newClient(ctx caddy.Context, logs logs, name string, definition config.Clie
 	if c.name == "" {
 		c.name = definition.Name()
 	}
-	c.logger = logs.logger.With(zap.String("client", c.name))
+	c.logger = app.logs.logger.With(zap.String("client", c.name))
 	if len(c.inputs) > 0 {
-		c.accountLogger = logs.sample().With(zap.String("client", c.name))
+		c.accountLogger = app.logs.sample().With(zap.String("client", c.name))
 	}
 	c.resolver = config.NewResolver(definition, c.logger)
-	if err := c.open(ctx); err != nil {
+	if err := c.open(ctx, app); err != nil {
 		c.resolver.Close()
 		return nil, err
 	}
@@ -66,7 +66,7 @@ func newClient(ctx caddy.Context, logs logs, name string, definition config.Clie
 // open resolves the definition with what is known now, which finds mistakes early
 // and tells clients apart whose definitions read the same, and joins the cache for
 // the settings.
-func (c *client) open(ctx caddy.Context) error {
+func (c *client) open(ctx caddy.Context, app *App) error {
 	reading, cancel := context.WithTimeout(ctx, c.definition.RequestTimeout())
 	defer cancel()
 	settings, unread := c.resolver.Resolve(reading, nil)
@@ -97,6 +97,11 @@ func (c *client) open(ctx caddy.Context) error {
 		return err
 	}
 
+	grants, err := app.grantsOf(c)
+	if err != nil {
+		return err
+	}
+
 	c.key = c.sharingKey(settings, unread)
 	if c.shared, err = openShared(c.key, c.cacheSettings()); err != nil {
 		return err
@@ -106,7 +111,10 @@ func (c *client) open(ctx caddy.Context) error {
 			return errors.Join(err, closeShared(c.key))
 		}
 	}
-	c.Source = tokensource.New(c.definition, c.resolver, transport, &c.shared.server, c.proofKey, c.logger)
+	c.Source = tokensource.New(tokensource.Options{
+		Name: c.name, Client: c.definition, Resolver: c.resolver, Transport: transport,
+		Server: &c.shared.server, ProofKey: c.proofKey, Grants: grants, Logger: c.logger,
+	})
 	c.shared.cache.Lend(c)
 	return nil
 }

@@ -3,6 +3,7 @@ package upstreamoauth2
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math"
 	"net/http"
 	"strconv"
@@ -14,6 +15,7 @@ import (
 	"github.com/upstream-oauth2/caddy-upstream-oauth2/config"
 	"github.com/upstream-oauth2/caddy-upstream-oauth2/internal/tokencache"
 	"github.com/upstream-oauth2/caddy-upstream-oauth2/internal/tokensource"
+	"github.com/upstream-oauth2/caddy-upstream-oauth2/internal/vault"
 )
 
 // reply is the answer to a request for which there is no token. Its text is
@@ -35,6 +37,9 @@ func (c *client) refusalOf(err error) reply {
 	if caller, ok := errors.AsType[*config.CallerError](err); ok {
 		return refusalOfInput(caller)
 	}
+	if re, ok := c.refusalOfGrant(err); ok {
+		return re
+	}
 	failed, answered := errors.AsType[*authserver.Error](err)
 	if fault := c.FaultOf(err); fault != tokensource.NotTheCallers {
 		return refusalOfCaller(fault, failed.Code)
@@ -55,6 +60,26 @@ func (c *client) refusalOf(err error) reply {
 		re.text += " (" + failed.Code + ")"
 	}
 	return re
+}
+
+// refusalOfGrant returns the answer where what is kept is the matter: a grant that is
+// not there or dead, or a storage or key that keeps it from us. Where each caller has
+// an account, it is the caller who is to sign in.
+func (c *client) refusalOfGrant(err error) (reply, bool) {
+	if _, ok := errors.AsType[*tokensource.GrantError](err); ok {
+		re := retryLater(err, fmt.Sprintf("client %q has no grant: sign in first", c.name))
+		if c.definition.NeedsSignIn() && len(c.inputs) > 0 {
+			re = reply{status: http.StatusForbidden, text: noToken + fmt.Sprintf("you have not connected %q: sign in first", c.name)}
+		}
+		return re, true
+	}
+	_, storage := errors.AsType[*vault.StorageError](err)
+	_, key := errors.AsType[*vault.KeyError](err)
+	_, version := errors.AsType[*vault.VersionError](err)
+	if storage || key || version || errors.Is(err, vault.ErrStopped) || errors.Is(err, tokencache.ErrProvisional) {
+		return retryLater(err, fmt.Sprintf("the grant of client %q cannot be read", c.name)), true
+	}
+	return reply{}, false
 }
 
 // refusalOfInput is the answer to a caller whose request no token can be requested

@@ -43,7 +43,7 @@ func TestLogOfAccountsIsASample(t *testing.T) {
 	logs := newLogs(zap.New(core, zap.WithClock(stoppedClock{})))
 	ctx := provisionBench(t, nil)
 	t.Cleanup(func() { cleanUp(t, benchApp(t, ctx)) })
-	c, err := newClient(ctx, logs, "partner", config.Client{
+	c, err := newClient(ctx, &App{logs: logs}, "partner", config.Client{
 		TokenEndpoint: "http://127.0.0.1/token",
 		ClientID:      "partner",
 		ClientSecret:  new(config.Credential("secret")),

@@ -43,7 +43,7 @@ func TestWarningsOfExposure(t *testing.T) {
 			ctx := provisionBench(t, nil)
 			t.Cleanup(func() { cleanUp(t, benchApp(t, ctx)) })
 			test.client.TokenEndpoint, test.client.ClientID, test.client.ClientSecret = "http://127.0.0.1/token", "partner", new(config.Credential("secret"))
-			c, err := newClient(ctx, newLogs(zap.New(core)), "partner", test.client)
+			c, err := newClient(ctx, &App{logs: newLogs(zap.New(core))}, "partner", test.client)
 			if err != nil {
 				t.Fatal(err)
 			}

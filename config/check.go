@@ -55,7 +55,7 @@ func (c *Client) Check() error {
 	if c.ClientID == "" && c.needsID() {
 		return OptionErrorf("client_id", "is missing: write the client's identifier at the authorization server")
 	}
-	for _, check := range []func() error{c.checkPlaceholders, c.checkEndpoints, c.checkClientAuth, c.checkGrant, c.checkTokenRequest, c.checkAccount, c.checkInject, c.checkDPoP, c.checkReplay} {
+	for _, check := range []func() error{c.checkPlaceholders, c.checkEndpoints, c.checkClientAuth, c.checkGrant, c.checkTokenRequest, c.checkAccount, c.checkInject, c.checkDPoP, c.checkReplay, c.checkKeeping} {
 		if err := check(); err != nil {
 			return err
 		}
@@ -102,6 +102,9 @@ func (c *Client) checkEndpoints() error {
 		check       func(rawURL string, allowHTTP bool) error
 	}{
 		{"token_endpoint", c.TokenEndpoint, authserver.CheckEndpoint},
+		{"authorization_endpoint", c.AuthorizationEndpoint, authserver.CheckEndpoint},
+		{"device_authorization_endpoint", c.DeviceAuthorizationEndpoint, authserver.CheckEndpoint},
+		{"revocation_endpoint", c.RevocationEndpoint, authserver.CheckEndpoint},
 		{"issuer", c.Issuer, checkIssuer},
 	} {
 		if o.url == "" || strings.Contains(o.url, "{") {
@@ -198,7 +201,7 @@ func notInScope(r rune) bool { return r <= ' ' || r > '~' || r == '"' || r == '\
 // is sent as it is written may name its parameters as others do theirs.
 func (c *Client) sets(param string) bool {
 	switch c.grant().Type {
-	case clientCredentials, refreshToken, jwtBearer, tokenExchange:
+	case clientCredentials, authorizationCode, refreshToken, jwtBearer, tokenExchange:
 		return true
 	}
 	return !slices.Contains([]string{"refresh_token", "assertion", "subject_token", "subject_token_type", "actor_token", "actor_token_type", "requested_token_type"}, param)

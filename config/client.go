@@ -41,6 +41,18 @@ type Client struct {
 	// Redirects from it are never followed.
 	TokenEndpoint string `json:"token_endpoint,omitempty"`
 
+	// The authorization endpoint's URL (RFC 6749 section 3.1), where somebody signs
+	// in for the authorization_code grant. Default: what the issuer's metadata says.
+	AuthorizationEndpoint string `json:"authorization_endpoint,omitempty"`
+
+	// The device authorization endpoint's URL (RFC 8628 section 3.1), for signing in
+	// from a machine without a browser. Default: what the issuer's metadata says.
+	DeviceAuthorizationEndpoint string `json:"device_authorization_endpoint,omitempty"`
+
+	// The revocation endpoint's URL (RFC 7009 section 2), where a grant is revoked
+	// before it is forgotten. Default: what the issuer's metadata says.
+	RevocationEndpoint string `json:"revocation_endpoint,omitempty"`
+
 	// The client identifier (RFC 6749 section 2.2). Required, unless a client that
 	// does not prove itself has a grant that says who we are: jwt_bearer or
 	// token_exchange.
@@ -96,6 +108,22 @@ type Client struct {
 	// How many accounts' tokens are held in memory; the least recently used ones
 	// make room. Default: 10000.
 	MaxAccounts int `json:"max_accounts,omitempty"`
+
+	// Keep the client's access tokens in the storage, sealed, so that replicas and
+	// restarts use the same ones. Needs the encryption_key of the app. Grants with a
+	// refresh token are kept, and so shared, in any case. Default: false.
+	Share bool `json:"share,omitempty"`
+
+	// A kept grant is refreshed at least this often, as servers end those that nobody
+	// uses (RFC 9700 section 4.14): a duration of at least 1m, or "off". It is for
+	// grants without account, and for those of accounts that are in memory.
+	// Default: 7d.
+	KeepAlive string `json:"keep_alive,omitempty"`
+
+	// Members of the token answer for other handlers, as
+	// {http.upstream_oauth2.answer.<member>}: Salesforce's instance_url, for one.
+	// Tokens cannot be exposed. Default: none.
+	Expose []string `json:"expose,omitempty"`
 
 	// Bind tokens to a key pair (DPoP, RFC 9449), so that they are of no use to
 	// whoever steals one. Needs upstream_base. Default: plain bearer tokens.

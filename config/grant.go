@@ -15,6 +15,8 @@ type Grant struct {
 	// The grant type:
 	//
 	//  - client_credentials (RFC 6749 section 4.4)
+	//  - authorization_code: somebody signs in once, by "caddy upstream-oauth2
+	//    login" or on the connect page (RFC 6749 section 4.1); the grant is kept
 	//  - refresh_token (RFC 6749 section 6)
 	//  - jwt_bearer: an assertion about someone (RFC 7523 section 2.1)
 	//  - token_exchange: another token for the caller's (RFC 8693)
@@ -28,6 +30,10 @@ type Grant struct {
 	// Where the server rotates refresh tokens, the newest one is used from then
 	// on, until this value changes.
 	RefreshToken Credential `json:"refresh_token,omitempty"`
+
+	// For authorization_code: further parameters of the authorization request, by
+	// name, such as access_type and prompt.
+	AuthorizationParam map[string]string `json:"authorization_param,omitempty"`
 
 	// For jwt_bearer: a ready-made assertion. "Bearer " before it is dropped, so
 	// that {http.request.header.Authorization} will do. Without it, one is signed
@@ -92,6 +98,7 @@ type Grant struct {
 
 const (
 	clientCredentials = "client_credentials"
+	authorizationCode = "authorization_code"
 	refreshToken      = "refresh_token"
 	jwtBearer         = "jwt_bearer"
 	tokenExchange     = "token_exchange"
@@ -111,9 +118,10 @@ var grantTypes = map[string]string{
 
 // grantOptions are the options of each grant that has any.
 var grantOptions = map[string][]string{
-	refreshToken:  {"refresh_token"},
-	jwtBearer:     {"assertion", "service_account", "key", "key_id", "algorithm", "issuer", "subject", "audience", "claim", "lifetime"},
-	tokenExchange: {"subject_token", "subject_token_type", "actor_token", "actor_token_type", "requested_token_type"},
+	authorizationCode: {"authorization_param"},
+	refreshToken:      {"refresh_token"},
+	jwtBearer:         {"assertion", "service_account", "key", "key_id", "algorithm", "issuer", "subject", "audience", "claim", "lifetime"},
+	tokenExchange:     {"subject_token", "subject_token_type", "actor_token", "actor_token_type", "requested_token_type"},
 }
 
 // tokenTypes are the short names of RFC 8693 section 3.
@@ -165,7 +173,7 @@ func (g Grant) grantType() string {
 // and mistyped. Any other name is sent as it is.
 func CheckGrantType(name string) error {
 	spelled := strings.ReplaceAll(strings.ToLower(name), "-", "_")
-	if meant := Nearest(spelled, []string{clientCredentials, refreshToken, jwtBearer, tokenExchange}); meant != "" && meant != name {
+	if meant := Nearest(spelled, []string{clientCredentials, authorizationCode, refreshToken, jwtBearer, tokenExchange}); meant != "" && meant != name {
 		return fmt.Errorf("unknown grant %q: write 'grant %s'", name, meant)
 	}
 	if strings.ContainsFunc(name, notInURI) {
@@ -202,6 +210,8 @@ func (c *Client) checkGrant() error {
 		}
 	}
 	switch g.Type {
+	case authorizationCode:
+		return c.checkAuthorizationCode()
 	case refreshToken:
 		if g.RefreshToken == "" {
 			return OptionErrorf("grant", "the first refresh token is missing: write 'grant refresh_token { refresh_token {file./absolute/path} }'")

@@ -12,6 +12,8 @@ import (
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
+
+	"github.com/upstream-oauth2/caddy-upstream-oauth2/authserver"
 )
 
 var (
@@ -156,3 +158,13 @@ func checkFiles(text string) error {
 
 // Files lists the {file.*} placeholders in text.
 func Files(text string) []string { return filePlaceholder.FindAllString(text, -1) }
+
+// ReadCredential resolves an option that holds a secret and belongs to no client. The
+// error is an *OptionError.
+func ReadCredential(ctx context.Context, option string, written Credential) (authserver.Secret, error) {
+	value, err := expand(ctx, string(written))
+	if err != nil {
+		return authserver.Secret{}, &OptionError{Option: option, Err: err}
+	}
+	return authserver.NewSecret(value), nil
+}

@@ -26,6 +26,14 @@ type Settings struct {
 	ClientID      string
 	ClientSecret  authserver.Secret
 
+	// Further endpoints that are written in the config; empty if metadata tells them.
+	AuthorizationEndpoint       string
+	DeviceAuthorizationEndpoint string
+	RevocationEndpoint          string
+
+	// AuthorizationParams are further parameters of the authorization request.
+	AuthorizationParams url.Values
+
 	// Form has the grant_type and its parameters, but for those that are made or
 	// kept elsewhere: an assertion that is signed anew, and the newest refresh
 	// token.
@@ -216,6 +224,9 @@ func (l *lookup) endpoints(s *Settings) {
 	c := l.client
 	s.Issuer = l.text("issuer", c.Issuer)
 	s.TokenEndpoint = l.text("token_endpoint", c.TokenEndpoint)
+	s.AuthorizationEndpoint = l.text("authorization_endpoint", c.AuthorizationEndpoint)
+	s.DeviceAuthorizationEndpoint = l.text("device_authorization_endpoint", c.DeviceAuthorizationEndpoint)
+	s.RevocationEndpoint = l.text("revocation_endpoint", c.RevocationEndpoint)
 	s.ClientID = l.text("client_id", c.ClientID)
 	s.ClientSecret = l.secret("client_secret", c.clientSecret())
 	if s.TokenEndpoint == "" && c.grant().ServiceAccount != "" {
@@ -226,8 +237,15 @@ func (l *lookup) endpoints(s *Settings) {
 	if l.err != nil {
 		return
 	}
-	if s.TokenEndpoint != "" {
-		l.note("token_endpoint", authserver.CheckEndpoint(s.TokenEndpoint, c.AllowHTTP))
+	for _, e := range []struct{ option, url string }{
+		{"token_endpoint", s.TokenEndpoint},
+		{"authorization_endpoint", s.AuthorizationEndpoint},
+		{"device_authorization_endpoint", s.DeviceAuthorizationEndpoint},
+		{"revocation_endpoint", s.RevocationEndpoint},
+	} {
+		if e.url != "" {
+			l.note(e.option, authserver.CheckEndpoint(e.url, c.AllowHTTP))
+		}
 	}
 	if s.Issuer != "" {
 		l.note("issuer", checkIssuer(s.Issuer, c.AllowHTTP))
@@ -316,6 +334,12 @@ func (l *lookup) grant(s *Settings, audience string) {
 	g := l.client.grant()
 	s.Form.Set("grant_type", g.grantType())
 	switch g.Type {
+	case authorizationCode:
+		s.Form.Set("grant_type", refreshToken) // that is what it lives on
+		s.AuthorizationParams = make(url.Values)
+		for name, value := range g.AuthorizationParam {
+			s.AuthorizationParams.Set(name, l.text("authorization_param", value))
+		}
 	case refreshToken:
 		s.FirstRefreshToken = l.secret("refresh_token", g.RefreshToken)
 	case jwtBearer:

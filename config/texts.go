@@ -35,6 +35,9 @@ func (c *Client) texts() []text {
 		{line: "grant", option: "subject", value: g.Subject, perRequest: true},
 		{line: "issuer", option: "issuer", value: c.Issuer},
 		{line: "token_endpoint", option: "token_endpoint", value: c.TokenEndpoint},
+		{line: "authorization_endpoint", option: "authorization_endpoint", value: c.AuthorizationEndpoint},
+		{line: "device_authorization_endpoint", option: "device_authorization_endpoint", value: c.DeviceAuthorizationEndpoint},
+		{line: "revocation_endpoint", option: "revocation_endpoint", value: c.RevocationEndpoint},
 		{line: "client_id", option: "client_id", value: c.ClientID},
 		{line: "client_secret", option: "client_secret", value: string(c.clientSecret()), secret: true},
 		{line: "client_auth", option: "client_auth", value: string(a.Key), file: true},
@@ -71,6 +74,9 @@ func (c *Client) texts() []text {
 		for _, value := range claimTexts(a.Claim[name]) {
 			list = append(list, text{line: "client_auth", option: "client_auth claim", value: value})
 		}
+	}
+	for _, name := range sortedKeys(g.AuthorizationParam) {
+		list = append(list, text{line: "grant", option: "authorization_param", value: g.AuthorizationParam[name]})
 	}
 	for _, name := range sortedKeys(c.TokenHeader) {
 		list = append(list, text{line: "token_header", option: "token_header " + name, value: string(c.TokenHeader[name]), secret: true})

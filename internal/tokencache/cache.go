@@ -83,6 +83,10 @@ var (
 	// ErrExpiredOnArrival is for answers slower than the life of their token.
 	ErrExpiredOnArrival = errors.New("the token had expired before it could be used")
 
+	// ErrProvisional is for a token that is not used yet, as the one before it is good
+	// and what came with the new one is not safe.
+	ErrProvisional = errors.New("the newest refresh token cannot be stored; until it is, the token in hand is used as long as it is good")
+
 	// ErrTooManyWaiting is for accounts without a token, while too many others
 	// wait for their first one.
 	ErrTooManyWaiting = errors.New("too many accounts wait for their first token")

@@ -471,6 +471,9 @@ func (e *Entry) keep(token *authserver.Token) Outcome {
 	if held.phase(now) == absent {
 		return e.fail(ErrExpiredOnArrival)
 	}
+	if token.Provisional && e.held.Load().phase(now) < margin && e.held.Load().phase(now) != absent {
+		return e.fail(ErrProvisional)
+	}
 	o := Outcome{
 		First:    e.held.Load() == nil,
 		Failures: e.failures,
@@ -490,6 +493,9 @@ func (e *Entry) fail(err error) Outcome {
 	if asked := retryAfter(err); asked > 0 {
 		delay = max(delay, asked+rand.N(asked/10+1))
 	}
+	if paced, ok := errors.AsType[pacedError](err); ok {
+		delay = paced.RetryDelay()
+	}
 	e.failures++
 	e.failure = &failure{err, now}
 	e.schedule(now.Add(delay))
@@ -500,6 +506,13 @@ func (e *Entry) fail(err error) Outcome {
 		o.LifeLeft = max(held.expires.Sub(now), 0)
 	}
 	return o
+}
+
+// pacedError is an error after which a retry costs the server nothing, and is due
+// after a time of its own.
+type pacedError interface {
+	error
+	RetryDelay() time.Duration
 }
 
 // retryAfter returns how long the server asked to be left alone.

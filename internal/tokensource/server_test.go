@@ -15,6 +15,7 @@ import (
 
 	"github.com/upstream-oauth2/caddy-upstream-oauth2/authserver"
 	"github.com/upstream-oauth2/caddy-upstream-oauth2/config"
+	"github.com/upstream-oauth2/caddy-upstream-oauth2/internal/vault"
 )
 
 const rfc8414Place = "/.well-known/oauth-authorization-server"
@@ -24,7 +25,11 @@ func newSource(t *testing.T, client config.Client, transport http.RoundTripper) 
 	t.Helper()
 	resolver := config.NewResolver(client, zap.NewNop())
 	t.Cleanup(resolver.Close)
-	return New(client, resolver, NewTransport(transport), new(Server), nil, zap.NewNop())
+	keeping := vault.InMemory()
+	return New(Options{
+		Name: "partner", Client: client, Resolver: resolver, Transport: NewTransport(transport), Server: new(Server),
+		Grants: Grants{Vault: vault.New(func() vault.Config { return keeping })}, Logger: zap.NewNop(),
+	})
 }
 
 // issue answers with a token.

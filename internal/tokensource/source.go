@@ -29,16 +29,30 @@ type Source struct {
 	transport *Transport
 	server    *Server
 	proofKey  *authserver.ProofKey // nil without dpop
+	grants    Grants
+	name      string // of the client
 	logger    *zap.Logger
 	anyType   bool // the config says how to send the token, whatever its type
 }
 
-// New returns a source for a client. server is shared by all configs with the same
-// settings; proofKey is nil without dpop.
-func New(client config.Client, resolver *config.Resolver, transport *Transport, server *Server, proofKey *authserver.ProofKey, logger *zap.Logger) *Source {
+// Options are what a Source works with.
+type Options struct {
+	Name      string // of the client
+	Client    config.Client
+	Resolver  *config.Resolver
+	Transport *Transport
+	Server    *Server              // shared by all configs with the same settings
+	ProofKey  *authserver.ProofKey // nil without dpop
+	Grants    Grants
+	Logger    *zap.Logger
+}
+
+// New returns a source.
+func New(o Options) *Source {
 	return &Source{
-		client: client, inputs: client.Inputs(), resolver: resolver, transport: transport,
-		server: server, proofKey: proofKey, logger: logger, anyType: client.TakesAnyTokenType(),
+		client: o.Client, inputs: o.Client.Inputs(), resolver: o.Resolver, transport: o.Transport,
+		server: o.Server, proofKey: o.ProofKey, grants: o.Grants, name: o.Name, logger: o.Logger,
+		anyType: o.Client.TakesAnyTokenType(),
 	}
 }
 
@@ -59,10 +73,9 @@ var userAgent = func() string {
 // Fetch makes one token request. inputs are what a request contributes to it, nil
 // without accounts; held is the token in hand, nil if there is none.
 func (s *Source) Fetch(ctx context.Context, inputs []string, held *authserver.Token) (*authserver.Token, error) {
-	ctx, cancel := context.WithTimeout(ctx, s.client.RequestTimeout()) // files, metadata and token together
+	prepared, cancel := context.WithTimeout(ctx, s.client.RequestTimeout()) // files, metadata and token together
 	defer cancel()
-
-	settings, err := s.resolver.Resolve(ctx, inputs)
+	request, settings, metadata, err := s.Request(prepared, inputs)
 	if err != nil {
 		return nil, err
 	}
@@ -70,28 +83,17 @@ func (s *Source) Fetch(ctx context.Context, inputs []string, held *authserver.To
 	if err != nil {
 		return nil, err
 	}
-	s.transport.Present(settings.Certificate)
-	metadata, err := s.discover(ctx, settings)
-	if err != nil {
-		return nil, err
-	}
-	if err := s.checkAssertion(metadata, settings.ClientAuth); err != nil {
-		return nil, err
-	}
+	request.Held = secretsOf(held)
 
-	request := authserver.Request{
-		Endpoint:  settings.TokenEndpoint,
-		Form:      settings.Form,
-		Auth:      s.addressed(settings),
-		Assertion: settings.Assertion,
-		Header:    settings.Header,
-		UserAgent: userAgent,
-		Timeout:   s.client.RequestTimeout(),
-		Held:      secretsOf(held),
-		Proof:     s.proofKey,
-		Nonces:    &s.server.nonces,
+	var token *authserver.Token
+	switch {
+	case s.client.KeepsGrant(): // which takes the time that it needs to be safe
+		token, err = s.fetchKept(ctx, request, settings, inputs, held)
+	case s.client.Share:
+		token, err = s.fetchShared(ctx, request, settings, inputs, held)
+	default:
+		token, err = s.sendAddressed(prepared, request, settings)
 	}
-	token, err := s.send(ctx, request, settings)
 	if err != nil {
 		if metadata != nil && mayHaveMoved(err) {
 			s.server.renewSoon(metadata)
@@ -105,26 +107,34 @@ func (s *Source) Fetch(ctx context.Context, inputs []string, held *authserver.To
 	return token, nil
 }
 
-// send sends the request, with the newest refresh token if the grant has one.
-func (s *Source) send(ctx context.Context, request authserver.Request, settings *config.Settings) (*authserver.Token, error) {
-	if settings.FirstRefreshToken.IsZero() {
-		return s.sendAddressed(ctx, request, settings)
-	}
-	family := familyOf(settings)
-	newest, err := family.acquire(ctx)
+// Request returns what all requests to the token endpoint for these values of the
+// client's Inputs have in common, with the settings that it is made of and the
+// server's metadata; nil if the endpoint is known without. What is specific to a
+// grant that signs in is for the caller to add.
+func (s *Source) Request(ctx context.Context, values []string) (authserver.Request, *config.Settings, *authserver.Metadata, error) {
+	settings, err := s.resolver.Resolve(ctx, values)
 	if err != nil {
-		return nil, &config.OptionError{Option: "refresh_token", Err: err}
+		return authserver.Request{}, nil, nil, err
 	}
-	var next authserver.Secret
-	defer func() { family.release(next) }()
-	request.Form.Set("refresh_token", newest.Reveal())
-	token, err := request.Do(ctx, s.transport)
-	if failed, ok := errors.AsType[*authserver.Error](err); ok {
-		next = failed.RefreshToken // beside an access token of no use
-	} else if err == nil {
-		next = token.RefreshToken
+	s.transport.Present(settings.Certificate)
+	metadata, err := s.discover(ctx, settings)
+	if err == nil {
+		err = s.checkAssertion(metadata, settings.ClientAuth)
 	}
-	return token, err
+	if err != nil {
+		return authserver.Request{}, nil, nil, err
+	}
+	return authserver.Request{
+		Endpoint:  settings.TokenEndpoint,
+		Form:      settings.Form,
+		Auth:      s.addressed(settings),
+		Assertion: settings.Assertion,
+		Header:    settings.Header,
+		UserAgent: userAgent,
+		Timeout:   s.client.RequestTimeout(),
+		Proof:     s.proofKey,
+		Nonces:    &s.server.nonces,
+	}, settings, metadata, nil
 }
 
 // secretsOf returns what no error text may show of the token in hand.

@@ -68,9 +68,8 @@ func TestRefreshTokenOfEveryAnswerIsKept(t *testing.T) {
 				Grant: &config.Grant{Type: "refresh_token", RefreshToken: config.Credential("first of " + name)},
 			}, answering(t, &forms, func(url.Values) (int, string) { return http.StatusOK, body }))
 
-			for range 2 {
-				_, _ = source.Fetch(t.Context(), nil, nil)
-			}
+			held, _ := source.Fetch(t.Context(), nil, nil)
+			_, _ = source.Fetch(t.Context(), nil, held)
 
 			if got := forms[1].Get("refresh_token"); got != "second" {
 				t.Errorf("the second request has the refresh token %q", got)

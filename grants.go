@@ -1,0 +1,210 @@
+package upstreamoauth2
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"go.uber.org/zap"
+
+	"github.com/upstream-oauth2/caddy-upstream-oauth2/config"
+	"github.com/upstream-oauth2/caddy-upstream-oauth2/internal/tokensource"
+	"github.com/upstream-oauth2/caddy-upstream-oauth2/internal/vault"
+)
+
+// grants keep what somebody consented to, for all configs of this process. What is
+// known of a grant outlives reloads; the storage and the keys are those of the newest
+// config that is loaded.
+var grants = newKeeper()
+
+// keeper has the vaults.
+type keeper struct {
+	sealed *vault.Vault // in the storage
+	memory *vault.Vault // of clients without an encryption_key, until the process ends
+
+	mu   sync.Mutex
+	apps []*App // the newest last
+}
+
+func newKeeper() *keeper {
+	k, inMemory := new(keeper), vault.InMemory()
+	k.sealed = vault.New(func() vault.Config { return k.newest().keeping() })
+	k.memory = vault.New(func() vault.Config {
+		c := inMemory
+		c.Observe = k.newest().reportGrant
+		return c
+	})
+	return k
+}
+
+// lend makes the app's storage and keys those that are used from now on.
+func (k *keeper) lend(a *App) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.apps = append(k.apps, a)
+}
+
+// takeBack ends the use of the app's storage and keys.
+func (k *keeper) takeBack(a *App) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.apps = slices.DeleteFunc(k.apps, func(other *App) bool { return other == a })
+}
+
+func (k *keeper) newest() *App {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if len(k.apps) == 0 {
+		return nil
+	}
+	return k.apps[len(k.apps)-1]
+}
+
+// provisionKeeping loads the storage and reads the keys. It asks the storage for
+// nothing.
+func (a *App) provisionKeeping(ctx caddy.Context) error {
+	a.storage = ctx.Storage()
+	if a.StorageRaw != nil {
+		module, err := ctx.LoadModule(a, "StorageRaw")
+		if err != nil {
+			return fmt.Errorf("storage: %w", err)
+		}
+		if a.storage, err = module.(caddy.StorageConverter).CertMagicStorage(); err != nil {
+			return fmt.Errorf("storage: %w", err)
+		}
+	}
+	if a.EncryptionKey == "" && a.PreviousEncryptionKey != "" {
+		return errors.New("previous_encryption_key is for the time while the key is being changed: write the new one as 'encryption_key'")
+	}
+	a.keys = new(keys)
+	if err := a.keys.read(a); err != nil {
+		if !config.Temporary(err) {
+			return err
+		}
+		a.logs.logger.Warn("a credential cannot be read yet; it is tried again at each token request", zap.Error(err))
+	}
+	grants.lend(a)
+	return nil
+}
+
+// keyTime is how long a key's file may take.
+const keyTime = time.Second
+
+// keys are the app's encryption keys, as far as they could be read.
+type keys struct {
+	mu               sync.Mutex
+	newest, previous vault.Key
+}
+
+// read reads those that have not been read.
+func (k *keys) read(a *App) (err error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.newest.IsZero() {
+		k.newest, err = readKey("encryption_key", a.EncryptionKey)
+	}
+	if k.previous.IsZero() && err == nil {
+		k.previous, err = readKey("previous_encryption_key", a.PreviousEncryptionKey)
+	}
+	return err
+}
+
+func readKey(option string, written config.Credential) (vault.Key, error) {
+	if written == "" {
+		return vault.Key{}, nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), keyTime)
+	defer cancel()
+	text, err := config.ReadCredential(ctx, option, written)
+	if err != nil {
+		return vault.Key{}, err
+	}
+	key, err := vault.ParseKey(text.Reveal())
+	if err != nil {
+		return key, fmt.Errorf("%s: %w", option, err)
+	}
+	return key, nil
+}
+
+// keeping is what a vault works with. A key that could not be read is tried again.
+func (a *App) keeping() vault.Config {
+	if a == nil {
+		return vault.Config{}
+	}
+	_ = a.keys.read(a)
+	a.keys.mu.Lock()
+	defer a.keys.mu.Unlock()
+	return vault.Config{Storage: a.storage, Key: a.keys.newest, PreviousKey: a.keys.previous, Observe: a.reportGrant}
+}
+
+// grantsOf says where a client's grant or shared token is kept.
+func (a *App) grantsOf(c *client) (tokensource.Grants, error) {
+	d := &c.definition
+	keyed := a.EncryptionKey != ""
+	switch {
+	case !d.KeepsGrant() && !d.Share:
+		return tokensource.Grants{}, nil
+	case !keyed && d.NeedsSignIn():
+		return tokensource.Grants{}, needsKey("grant", "authorization_code keeps what somebody consented to")
+	case !keyed && d.Share:
+		return tokensource.Grants{}, needsKey("share", "it keeps access tokens in the storage")
+	case keyed && d.DPoP != nil && d.DPoP.Key == "":
+		return tokensource.Grants{}, config.OptionErrorf("dpop", "what is kept outlives this process, and a key pair that is made here does not: write 'dpop <key file>'")
+	case !keyed:
+		c.logger.Warn("a refresh token that the server rotates is lost when this process ends: write 'encryption_key' under the global option upstream_oauth2, to have it kept in the storage (a key comes from 'openssl rand -base64 32')")
+		return tokensource.Grants{Vault: grants.memory, Sealed: grants.sealed}, nil
+	}
+	return tokensource.Grants{Vault: grants.sealed}, nil
+}
+
+func needsKey(option, why string) error {
+	return config.OptionErrorf(option, "%s, which is sealed: write 'encryption_key {env.UPSTREAM_OAUTH2_KEY}' under the global option upstream_oauth2 (a key comes from 'openssl rand -base64 32')", why)
+}
+
+// stopTime is how long Caddy waits when it stops for what has been spent to be
+// stored: a refresh in flight ends within its own timeouts.
+const stopTime = 40 * time.Second
+
+// settleGrants waits for refreshes in flight, and stores once more what could not be
+// stored. Once Caddy exits, nothing more is spent.
+func settleGrants() error {
+	ctx, cancel := context.WithTimeout(context.Background(), stopTime)
+	defer cancel()
+	if caddy.Exiting() {
+		return grants.sealed.Stop(ctx)
+	}
+	return grants.sealed.Flush(ctx)
+}
+
+const (
+	sweepEvery     = time.Hour
+	keepAliveEvery = 30 * time.Second
+)
+
+// maintain refreshes grants that nobody uses, and deletes what has had its time,
+// until the config is replaced.
+func (a *App) maintain() {
+	alive, sweep := time.NewTicker(keepAliveEvery), time.NewTicker(sweepEvery)
+	defer alive.Stop()
+	defer sweep.Stop()
+	for {
+		select {
+		case <-alive.C:
+			for _, c := range a.live {
+				if every := c.definition.RefreshesAtLeast(); c.definition.KeepsGrant() && every > 0 {
+					c.shared.cache.KeepAlive(every)
+				}
+			}
+		case <-sweep.C:
+			if a.EncryptionKey != "" {
+				_ = grants.sealed.Sweep(a.ctx)
+			}
+		case <-a.ctx.Done():
+			return
+		}
+	}
+}

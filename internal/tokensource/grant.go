@@ -1,0 +1,267 @@
+package tokensource
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"net/url"
+	"time"
+
+	"github.com/upstream-oauth2/caddy-upstream-oauth2/authserver"
+	"github.com/upstream-oauth2/caddy-upstream-oauth2/config"
+	"github.com/upstream-oauth2/caddy-upstream-oauth2/internal/vault"
+)
+
+// Grants are where a client's grants are kept.
+type Grants struct {
+	// Vault keeps what a client of the authorization_code or refresh_token grant, or
+	// with share, lives on. Nil for any other client.
+	Vault *vault.Vault
+
+	// Sealed is the vault in the storage for a client whose grant is kept in memory
+	// alone, as there is no key. If it holds this very grant, only the key is missing,
+	// and the token of the config must not be spent. Else nil.
+	Sealed *vault.Vault
+}
+
+// GrantError is a grant that is not there, or dead: somebody has to sign in, or to
+// configure another refresh token.
+type GrantError struct {
+	Err error
+}
+
+func (e *GrantError) Error() string { return e.Err.Error() }
+
+// Unwrap returns why.
+func (e *GrantError) Unwrap() error { return e.Err }
+
+// RetryDelay has somebody look again soon: who signs in waits for it, and looking
+// costs the authorization server nothing.
+func (e *GrantError) RetryDelay() time.Duration { return 5 * time.Second }
+
+// Grant says which grant requests with these values of the client's Inputs live on.
+func (s *Source) Grant(settings *config.Settings, values []string) vault.Grant {
+	g := vault.Grant{
+		Label:   vault.Label{Client: s.name},
+		Timeout: s.client.RequestTimeout(),
+	}
+	parts := []string{s.client.GrantType(), cmp.Or(settings.Issuer, settings.TokenEndpoint), settings.ClientID}
+	if s.client.NeedsSignIn() {
+		if len(values) > 0 { // of account, the only one there is
+			g.Label.Account = values[0]
+		}
+		asked, _ := json.Marshal([]any{settings.Form["scope"], settings.Form["resource"], settings.Form["audience"]})
+		parts = append(parts, g.Label.Account, string(asked))
+	} else {
+		g.Configured = vault.Digest(settings.FirstRefreshToken)
+		parts = append(parts, g.Configured)
+	}
+	g.Name = vault.NewName(parts...)
+	return g
+}
+
+// askedFor identifies what an access token was asked for with: the config may come to
+// ask for another scope of the same grant, and requests for accounts of their own.
+func askedFor(settings *config.Settings, values []string) string {
+	asked, _ := json.Marshal([]any{settings.Form, values})
+	return vault.Digest(authserver.NewSecret(string(asked)))
+}
+
+// fetchKept gets a token by the refresh token that is kept.
+func (s *Source) fetchKept(ctx context.Context, request authserver.Request, settings *config.Settings, values []string, held *authserver.Token) (*authserver.Token, error) {
+	grant, asked := s.Grant(settings, values), askedFor(settings, values)
+	if err := s.checkSealed(ctx, grant); err != nil {
+		return nil, err
+	}
+	known := knownOf(held, grant.Name)
+	if known.Generation == 0 {
+		kept, err := s.grants.Vault.Load(ctx, grant.Name)
+		switch {
+		case errors.Is(err, vault.ErrAbsent) && !settings.FirstRefreshToken.IsZero():
+			known.RefreshToken = settings.FirstRefreshToken
+		case errors.Is(err, vault.ErrAbsent):
+			return nil, &GrantError{fmt.Errorf("%w: sign in with 'caddy upstream-oauth2 login %s'", err, s.name)}
+		case err != nil:
+			return nil, err
+		case kept.SignIn != nil && kept.SignIn.Disconnected:
+			return nil, &GrantError{kept.SignIn}
+		case !kept.Doubtful && serves(kept.Record, asked):
+			return tokenOf(kept, grant.Name), nil
+		default:
+			known = kept.Record
+		}
+	}
+	for range 3 { // another process's token may be no fresher than ours
+		next, err := s.grants.Vault.Update(ctx, grant, known, func(ctx context.Context, held vault.Record) (vault.Record, error) {
+			return s.spend(ctx, request, held, asked)
+		})
+		switch {
+		case err != nil:
+			return nil, grantError(err)
+		case serves(next.Record, asked):
+			return tokenOf(next, grant.Name), nil
+		}
+		known = next.Record
+	}
+	return nil, errors.New("the grant was refreshed by others again and again, with no access token for this request")
+}
+
+// checkSealed returns an error if the storage holds the grant of a client that is
+// without the key to it.
+func (s *Source) checkSealed(ctx context.Context, grant vault.Grant) error {
+	if s.grants.Sealed == nil {
+		return nil
+	}
+	_, err := s.grants.Sealed.Load(ctx, grant.Name)
+	if missing, ok := errors.AsType[*vault.KeyError](err); ok {
+		return missing
+	}
+	return nil
+}
+
+// serves reports whether a record's access token is the one that is asked for.
+func serves(r vault.Record, asked string) bool {
+	return !r.AccessToken.IsZero() && r.AskedFor == asked && time.Now().Before(r.ExpiresAt)
+}
+
+// spend gets the next generation of a grant for its refresh token.
+func (s *Source) spend(ctx context.Context, request authserver.Request, held vault.Record, asked string) (vault.Record, error) {
+	request.Form = maps.Clone(request.Form)
+	request.Form["refresh_token"] = []string{held.RefreshToken.Reveal()}
+	request.Held = append(request.Held, held.RefreshToken, held.AccessToken)
+	token, err := request.Do(ctx, s.transport)
+	if err != nil {
+		next := held
+		next.AccessToken, next.RefreshToken = authserver.Secret{}, authserver.Secret{}
+		failed, ok := errors.AsType[*authserver.Error](err)
+		if ok {
+			next.RefreshToken = failed.RefreshToken // beside an access token of no use
+		}
+		return next, &vault.SpendError{Verdict: verdictOf(failed), Err: err}
+	}
+	next := s.Record(token, held)
+	next.AskedFor = asked
+	if err := s.CheckType(token); err != nil {
+		next.AccessToken = authserver.Secret{}
+		return next, err
+	}
+	return next, nil
+}
+
+// verdictOf says what a failed request tells about the refresh token in it.
+func verdictOf(failed *authserver.Error) vault.Verdict {
+	switch {
+	case failed == nil:
+		return vault.Failed
+	case failed.Kind == authserver.Unprepared, failed.Unsent:
+		return vault.NotSent
+	case failed.Code == "invalid_grant":
+		return vault.Rejected
+	case failed.Kind == authserver.Unavailable && failed.Status == 0:
+		return vault.Unanswered
+	}
+	return vault.Failed
+}
+
+// Record is what is kept of a token, for the generation after held.
+func (s *Source) Record(token *authserver.Token, held vault.Record) vault.Record {
+	life := token.Lifetime
+	if life == 0 {
+		l, _ := s.client.Life() // checked before
+		life = l.Default
+	}
+	next := held
+	next.AccessToken, next.TokenType = token.AccessToken, token.Type
+	next.RefreshToken = token.RefreshToken
+	next.ObtainedAt, next.ExpiresAt = token.RequestedAt, token.RequestedAt.Add(life)
+	if token.Scope != "" {
+		next.Scope = token.Scope
+	}
+	for name, value := range token.Members {
+		if next.Answer == nil {
+			next.Answer = make(map[string]string)
+		}
+		next.Answer[name] = value.Reveal()
+	}
+	return next
+}
+
+// beside is what is kept beside a token.
+type beside struct {
+	name   vault.Name
+	record vault.Record
+}
+
+// knownOf returns the record of that name which a token was made of; the zero record
+// if it was not.
+func knownOf(held *authserver.Token, name vault.Name) vault.Record {
+	if held == nil {
+		return vault.Record{}
+	}
+	if kept, ok := held.Kept.(beside); ok && kept.name == name {
+		return kept.record
+	}
+	return vault.Record{}
+}
+
+// tokenOf makes a token of what is kept.
+func tokenOf(kept vault.Held, name vault.Name) *authserver.Token {
+	token := authserver.NewToken(kept.AccessToken.Reveal(), kept.TokenType)
+	token.RefreshToken, token.Scope = kept.RefreshToken, kept.Scope
+	token.RequestedAt, token.Lifetime = kept.ObtainedAt, kept.ExpiresAt.Sub(kept.ObtainedAt)
+	token.Kept, token.Provisional = beside{name, kept.Record}, kept.Unstored
+	for name, value := range kept.Answer {
+		if token.Members == nil {
+			token.Members = make(map[string]authserver.Secret)
+		}
+		token.Members[name] = authserver.NewSecret(value)
+	}
+	return token
+}
+
+// grantError marks the errors that mean that the grant is dead.
+func grantError(err error) error {
+	if dead, ok := errors.AsType[*vault.SignInError](err); ok {
+		return &GrantError{dead}
+	}
+	return err
+}
+
+// fetchShared gets a token that all processes use.
+func (s *Source) fetchShared(ctx context.Context, request authserver.Request, settings *config.Settings, values []string, held *authserver.Token) (*authserver.Token, error) {
+	grant := vault.Grant{
+		Name:    s.sharedName(settings, values),
+		Label:   vault.Label{Client: s.name},
+		Timeout: s.client.RequestTimeout(),
+	}
+	shared, err := s.grants.Vault.Share(ctx, grant, knownOf(held, grant.Name), func(ctx context.Context) (vault.Record, error) {
+		token, err := s.sendAddressed(ctx, request, settings)
+		if err == nil {
+			err = s.CheckType(token)
+		}
+		if err != nil {
+			return vault.Record{}, err
+		}
+		token.RefreshToken = authserver.Secret{} // of no use but to the refresh_token grant
+		return s.Record(token, vault.Record{}), nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	shared.Unstored = false // nothing was spent
+	return tokenOf(shared, grant.Name), nil
+}
+
+// sharedName identifies a token request by what does not differ between processes,
+// and not by the secret, which changes.
+func (s *Source) sharedName(settings *config.Settings, values []string) vault.Name {
+	written := s.client
+	written.TransportRaw, written.Inject, written.Replay = nil, nil, nil
+	text, _ := json.Marshal(written)
+	form := url.Values{"scope": settings.Form["scope"], "audience": settings.Form["audience"], "resource": settings.Form["resource"]}
+	parts := []string{"share", settings.Issuer, settings.TokenEndpoint, settings.ClientID, form.Encode(), string(text)}
+	return vault.NewName(append(parts, values...)...)
+}
