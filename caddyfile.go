@@ -18,6 +18,7 @@ import (
 	"github.com/dustin/go-humanize"
 
 	"github.com/upstream-oauth2/caddy-upstream-oauth2/config"
+	"github.com/upstream-oauth2/caddy-upstream-oauth2/internal/block"
 )
 
 const directive = "upstream_oauth2"
@@ -32,7 +33,7 @@ func init() {
 
 func parseDirective(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 	handler := new(Handler)
-	block, err := handler.read(h.Dispenser)
+	b, err := handler.read(h.Dispenser)
 	if err != nil {
 		return nil, err
 	}
@@ -41,21 +42,21 @@ func parseDirective(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 	before, known := inPlace[handler.Name]
 
 	mistake := handler.Check()
-	line := block.lines.of(mistake, block.start)
+	line := b.lines.Of(mistake, b.start)
 	switch {
-	case !block.defines && defined:
-	case !block.defines && known:
+	case !b.defines && defined:
+	case !b.defines && known:
 		return nil, line.Errf("client %q is defined in the block at %s:%d alone: move its lines to 'client %[1]s { ... }' under the global option %[4]s", handler.Name, before.start.File(), before.start.Line(), directive)
-	case !block.defines:
+	case !b.defines:
 		return nil, line.WrapErr(app.noClient(handler.Name))
-	case mistake != nil && (line != block.start || !defined):
+	case mistake != nil && (line != b.start || !defined):
 		return nil, line.WrapErr(mistake)
 	case defined && !handler.Client.Equal(*global):
 		return nil, line.Errf("client %q is defined under the global option, and not like here: refer to it without a block, or give this one another name", handler.Name)
 	case known && !handler.Client.Equal(before.client):
 		return nil, line.Errf("client %q is defined at %s:%d already, and not like here: define it once, under the global option %s, and refer to it by '%[4]s %[1]s'", handler.Name, before.start.File(), before.start.Line(), directive)
 	case handler.Name != "":
-		inPlace[handler.Name] = clientInPlace{block.start, handler.Client}
+		inPlace[handler.Name] = clientInPlace{b.start, handler.Client}
 	}
 	return handler, nil
 }
@@ -173,41 +174,41 @@ func globalApp(h httpcaddyfile.Helper) *App {
 // A name without a block refers to a client defined under the global option of
 // the same name.
 func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
-	block, err := h.read(d)
-	if err != nil || !block.defines {
+	b, err := h.read(d)
+	if err != nil || !b.defines {
 		return err
 	}
-	return checkClient(&h.Client, block.start, block.lines)
+	return checkClient(&h.Client, b.start, b.lines)
 }
 
 // clientBlock is the block of a directive.
 type clientBlock struct {
 	start   *caddyfile.Dispenser // the directive
-	lines   optionLines
+	lines   block.Lines
 	defines bool // a client, rather than referring to one
 }
 
 // read reads the directive, and leaves it to others to check the client as a whole.
 func (h *Handler) read(d *caddyfile.Dispenser) (clientBlock, error) {
 	d.Next() // the directive
-	block := clientBlock{start: here(d)}
+	b := clientBlock{start: block.Position(d)}
 	if d.NextArg() {
-		if h.Name = d.Val(); isBlank(h.Name) {
-			return block, d.Errf("the client's name is empty: write '%s [<matcher>] [<name>] { ... }'", directive)
+		if h.Name = d.Val(); strings.TrimSpace(h.Name) == "" {
+			return b, d.Errf("the client's name is empty: write '%s [<matcher>] [<name>] { ... }'", directive)
 		}
 	}
 	if d.NextArg() {
-		return block, d.Errf("unexpected %q: write '%s [<matcher>] [<name>] { ... }'", d.Val(), directive)
+		return b, d.Errf("unexpected %q: write '%s [<matcher>] [<name>] { ... }'", d.Val(), directive)
 	}
 	var err error
-	if block.lines, err = readOptions(d, directive, clientOptions(d, &h.Client)); err != nil {
-		return block, err
+	if b.lines, err = block.Read(d, directive, clientOptions(d, &h.Client)); err != nil {
+		return b, err
 	}
-	block.defines = len(block.lines) > 0 || atBlockEnd(d) // with an empty block, too
-	if !block.defines && h.Name == "" {
-		return block, d.Errf("%s needs a block that defines the client, or the name of one that is defined under the global option %[1]s", directive)
+	b.defines = len(b.lines) > 0 || block.AtEnd(d) // with an empty block, too
+	if !b.defines && h.Name == "" {
+		return b, d.Errf("%s needs a block that defines the client, or the name of one that is defined under the global option %[1]s", directive)
 	}
-	return block, nil
+	return b, nil
 }
 
 // parseGlobalOption reads the global option. Syntax:
@@ -229,13 +230,13 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 		return nil, d.Errf("unexpected %q: write '%s { client <name> { ... } }'", d.Val(), directive)
 	}
 	app := App{Clients: make(map[string]*config.Client)}
-	options := map[string]option{
-		"encryption_key":          value("<placeholder>", &app.EncryptionKey),
-		"previous_encryption_key": value("<placeholder>", &app.PreviousEncryptionKey),
+	options := map[string]block.Option{
+		"encryption_key":          block.Value("<placeholder>", &app.EncryptionKey),
+		"previous_encryption_key": block.Value("<placeholder>", &app.PreviousEncryptionKey),
 		"storage":                 storageOption(d, &app),
 		"client":                  clientOption(d, app.Clients),
 	}
-	if _, err := readOptions(d, "the global option "+directive, options); err != nil {
+	if _, err := block.Read(d, "the global option "+directive, options); err != nil {
 		return nil, err
 	}
 	return httpcaddyfile.App{Name: directive, Value: caddyconfig.JSON(app, nil)}, nil
@@ -243,15 +244,15 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 
 // storageOption takes the module, its arguments and its block as Caddy's own global
 // option does.
-func storageOption(d *caddyfile.Dispenser, app *App) option {
+func storageOption(d *caddyfile.Dispenser, app *App) block.Option {
 	var args []string
-	return option{
-		usage: "<module> [{ ... }]", min: 1, max: -1,
-		set: func(given []string) error {
+	return block.Option{
+		Usage: "<module> [{ ... }]", Min: 1, Max: -1,
+		Set: func(given []string) error {
 			args = given
 			return nil
 		},
-		block: func() error {
+		Block: func() error {
 			// The arguments have been read: what follows the last one is left.
 			segment := d.NextSegment()
 			var tokens []caddyfile.Token
@@ -273,11 +274,11 @@ func storageOption(d *caddyfile.Dispenser, app *App) option {
 }
 
 // clientOption is a client under the global option.
-func clientOption(d *caddyfile.Dispenser, clients map[string]*config.Client) option {
+func clientOption(d *caddyfile.Dispenser, clients map[string]*config.Client) block.Option {
 	var client *config.Client
-	return option{
-		usage: "<name> { ... }", min: 1, max: 1, repeats: true,
-		set: func(args []string) error {
+	return block.Option{
+		Usage: "<name> { ... }", Min: 1, Max: 1, Repeats: true,
+		Set: func(args []string) error {
 			name := args[0]
 			if name == "*" || strings.HasPrefix(name, "/") || strings.HasPrefix(name, "@") {
 				return fmt.Errorf("%q is a matcher where the client is used: write a name that begins with a letter", name)
@@ -289,9 +290,9 @@ func clientOption(d *caddyfile.Dispenser, clients map[string]*config.Client) opt
 			clients[name] = client
 			return nil
 		},
-		block: func() error {
-			start := here(d)
-			lines, err := readOptions(d, "client", clientOptions(d, client))
+		Block: func() error {
+			start := block.Position(d)
+			lines, err := block.Read(d, "client", clientOptions(d, client))
 			if err != nil {
 				return err
 			}
@@ -302,74 +303,74 @@ func clientOption(d *caddyfile.Dispenser, clients map[string]*config.Client) opt
 
 // checkClient looks at a client as a whole. Its error points at the line it is
 // about, or at the client's first line if that one is missing.
-func checkClient(client *config.Client, start *caddyfile.Dispenser, lines optionLines) error {
+func checkClient(client *config.Client, start *caddyfile.Dispenser, lines block.Lines) error {
 	if err := client.Check(); err != nil {
-		return lines.of(err, start).WrapErr(err)
+		return lines.Of(err, start).WrapErr(err)
 	}
 	return nil
 }
 
 // clientOptions are all lines of a client's block.
-func clientOptions(d *caddyfile.Dispenser, c *config.Client) map[string]option {
-	return map[string]option{
-		"issuer":         value("<url>", &c.Issuer),
-		"token_endpoint": value("<url>", &c.TokenEndpoint),
+func clientOptions(d *caddyfile.Dispenser, c *config.Client) map[string]block.Option {
+	return map[string]block.Option{
+		"issuer":         block.Value("<url>", &c.Issuer),
+		"token_endpoint": block.Value("<url>", &c.TokenEndpoint),
 
-		"authorization_endpoint":        value("<url>", &c.AuthorizationEndpoint),
-		"device_authorization_endpoint": value("<url>", &c.DeviceAuthorizationEndpoint),
-		"revocation_endpoint":           value("<url>", &c.RevocationEndpoint),
+		"authorization_endpoint":        block.Value("<url>", &c.AuthorizationEndpoint),
+		"device_authorization_endpoint": block.Value("<url>", &c.DeviceAuthorizationEndpoint),
+		"revocation_endpoint":           block.Value("<url>", &c.RevocationEndpoint),
 
-		"client_id":     value("<id>", &c.ClientID),
+		"client_id":     block.Value("<id>", &c.ClientID),
 		"client_secret": secretOption(c),
 		"client_auth":   clientAuthOption(d, c),
 
 		"grant":        grantOption(d, c),
 		"scope":        scopeOption(c),
-		"audience":     values("<audience>...", &c.Audience),
-		"resource":     values("<uri>...", &c.Resource),
-		"token_param":  pair(&c.TokenParam, asWritten),
-		"token_header": pair(&c.TokenHeader, textproto.CanonicalMIMEHeaderKey),
+		"audience":     block.Values("<audience>...", &c.Audience),
+		"resource":     block.Values("<uri>...", &c.Resource),
+		"token_param":  block.Pair(&c.TokenParam, block.AsWritten),
+		"token_header": block.Pair(&c.TokenHeader, textproto.CanonicalMIMEHeaderKey),
 
 		"inject":        injectOption(c),
-		"keep_existing": flag(&c.KeepExisting),
+		"keep_existing": block.Flag(&c.KeepExisting),
 
-		"account":      value("<placeholder>", &c.Account),
+		"account":      block.Value("<placeholder>", &c.Account),
 		"max_accounts": maxAccountsOption(c),
 
-		"share":      flag(&c.Share),
-		"keep_alive": value("<duration>|off", &c.KeepAlive),
-		"expose":     values("<member>...", &c.Expose),
+		"share":      block.Flag(&c.Share),
+		"keep_alive": block.Value("<duration>|off", &c.KeepAlive),
+		"expose":     block.Values("<member>...", &c.Expose),
 
 		"dpop":          dpopOption(c),
-		"upstream_base": value("<url>", &c.UpstreamBase),
+		"upstream_base": block.Value("<url>", &c.UpstreamBase),
 
-		"refresh_ahead":    value("<percent|duration>", &c.RefreshAhead),
-		"default_lifetime": duration(&c.DefaultLifetime),
-		"timeout":          duration(&c.Timeout),
-		"on_error":         value("reject|pass", &c.OnError),
+		"refresh_ahead":    block.Value("<percent|duration>", &c.RefreshAhead),
+		"default_lifetime": block.Duration(&c.DefaultLifetime),
+		"timeout":          block.Duration(&c.Timeout),
+		"on_error":         block.Value("reject|pass", &c.OnError),
 		"replay":           replayOption(d, c),
 
 		"transport":  transportOption(d, c),
-		"allow_http": flag(&c.AllowHTTP),
+		"allow_http": block.Flag(&c.AllowHTTP),
 	}
 }
 
 // secretOption also takes a secret that is empty, if that is written out.
-func secretOption(c *config.Client) option {
-	return option{usage: "<secret>", min: 1, max: 1, mayBeEmpty: true, set: func(args []string) error {
+func secretOption(c *config.Client) block.Option {
+	return block.Option{Usage: "<secret>", Min: 1, Max: 1, MayBeEmpty: true, Set: func(args []string) error {
 		c.ClientSecret = new(config.Credential(args[0]))
 		return nil
 	}}
 }
 
-func clientAuthOption(d *caddyfile.Dispenser, c *config.Client) option {
+func clientAuthOption(d *caddyfile.Dispenser, c *config.Client) block.Option {
 	a := new(config.ClientAuth)
-	return option{
-		usage: "<method> [{ ... }]", min: 1, max: -1,
-		set: func(args []string) error {
+	return block.Option{
+		Usage: "<method> [{ ... }]", Min: 1, Max: -1,
+		Set: func(args []string) error {
 			c.ClientAuth = a
 			a.Method = args[0]
-			block, err := config.AuthOptions(a.Method)
+			options, err := config.AuthOptions(a.Method)
 			switch {
 			case err != nil:
 				return err
@@ -378,67 +379,67 @@ func clientAuthOption(d *caddyfile.Dispenser, c *config.Client) option {
 					return errors.New("assertion_file needs one file: write 'client_auth assertion_file <file>'")
 				}
 				a.File = args[1]
-			case len(args) > 1 && block == nil:
+			case len(args) > 1 && options == nil:
 				return fmt.Errorf("%s takes no value: write 'client_auth %[1]s'", a.Method)
 			case len(args) > 1:
 				return fmt.Errorf("%s takes no value: write its options in a block", a.Method)
 			}
 			return nil
 		},
-		block: func() error {
+		Block: func() error {
 			names, _ := config.AuthOptions(a.Method)
 			if names == nil {
-				return refuseBlock(d, "client_auth %s takes no block: remove the block", a.Method)
+				return block.Refuse(d, "client_auth %s takes no block: remove the block", a.Method)
 			}
-			_, err := readOptions(d, "client_auth "+a.Method, only(names, map[string]option{
-				"key":         value("<file|placeholder>", &a.Key),
-				"key_id":      value("<kid>", &a.KeyID),
-				"certificate": value("<file>", &a.Certificate),
-				"algorithm":   value("<alg>", &a.Algorithm),
-				"x5c":         flag(&a.X5C),
-				"audience":    value("<aud>", &a.Audience),
-				"claim":       pair(&a.Claim, asWritten),
-				"lifetime":    duration(&a.Lifetime),
+			_, err := block.Read(d, "client_auth "+a.Method, only(names, map[string]block.Option{
+				"key":         block.Value("<file|placeholder>", &a.Key),
+				"key_id":      block.Value("<kid>", &a.KeyID),
+				"certificate": block.Value("<file>", &a.Certificate),
+				"algorithm":   block.Value("<alg>", &a.Algorithm),
+				"x5c":         block.Flag(&a.X5C),
+				"audience":    block.Value("<aud>", &a.Audience),
+				"claim":       block.Pair(&a.Claim, block.AsWritten),
+				"lifetime":    block.Duration(&a.Lifetime),
 			}))
 			return err
 		},
 	}
 }
 
-func grantOption(d *caddyfile.Dispenser, c *config.Client) option {
+func grantOption(d *caddyfile.Dispenser, c *config.Client) block.Option {
 	g := new(config.Grant)
-	return option{
-		usage: "<type> [{ ... }]", min: 1, max: 1,
-		set: func(args []string) error {
+	return block.Option{
+		Usage: "<type> [{ ... }]", Min: 1, Max: 1,
+		Set: func(args []string) error {
 			c.Grant = g
 			g.Type = args[0]
 			return config.CheckGrantType(g.Type)
 		},
-		block: func() error {
+		Block: func() error {
 			names := config.GrantOptions(g.Type)
 			if names == nil {
-				return refuseBlock(d, "grant %s takes no block: write further form fields as 'token_param <name> <value>'", g.Type)
+				return block.Refuse(d, "grant %s takes no block: write further form fields as 'token_param <name> <value>'", g.Type)
 			}
-			_, err := readOptions(d, "grant "+g.Type, only(names, map[string]option{
-				"authorization_param": pair(&g.AuthorizationParam, asWritten),
-				"refresh_token":       value("<placeholder>", &g.RefreshToken),
+			_, err := block.Read(d, "grant "+g.Type, only(names, map[string]block.Option{
+				"authorization_param": block.Pair(&g.AuthorizationParam, block.AsWritten),
+				"refresh_token":       block.Value("<placeholder>", &g.RefreshToken),
 
-				"assertion":       value("<placeholder>", &g.Assertion),
-				"service_account": value("<file>", &g.ServiceAccount),
-				"key":             value("<file|placeholder>", &g.Key),
-				"key_id":          value("<kid>", &g.KeyID),
-				"algorithm":       value("<alg>", &g.Algorithm),
-				"issuer":          value("<iss>", &g.Issuer),
-				"subject":         value("<sub>", &g.Subject),
-				"audience":        value("<aud>", &g.Audience),
-				"claim":           pair(&g.Claim, asWritten),
-				"lifetime":        duration(&g.Lifetime),
+				"assertion":       block.Value("<placeholder>", &g.Assertion),
+				"service_account": block.Value("<file>", &g.ServiceAccount),
+				"key":             block.Value("<file|placeholder>", &g.Key),
+				"key_id":          block.Value("<kid>", &g.KeyID),
+				"algorithm":       block.Value("<alg>", &g.Algorithm),
+				"issuer":          block.Value("<iss>", &g.Issuer),
+				"subject":         block.Value("<sub>", &g.Subject),
+				"audience":        block.Value("<aud>", &g.Audience),
+				"claim":           block.Pair(&g.Claim, block.AsWritten),
+				"lifetime":        block.Duration(&g.Lifetime),
 
-				"subject_token":        value("<placeholder>", &g.SubjectToken),
-				"subject_token_type":   value("<type>", &g.SubjectTokenType),
-				"actor_token":          value("<placeholder>", &g.ActorToken),
-				"actor_token_type":     value("<type>", &g.ActorTokenType),
-				"requested_token_type": value("<type>", &g.RequestedTokenType),
+				"subject_token":        block.Value("<placeholder>", &g.SubjectToken),
+				"subject_token_type":   block.Value("<type>", &g.SubjectTokenType),
+				"actor_token":          block.Value("<placeholder>", &g.ActorToken),
+				"actor_token_type":     block.Value("<type>", &g.ActorTokenType),
+				"requested_token_type": block.Value("<type>", &g.RequestedTokenType),
 			}))
 			return err
 		},
@@ -446,15 +447,15 @@ func grantOption(d *caddyfile.Dispenser, c *config.Client) option {
 }
 
 // only keeps the options that go with a method or grant.
-func only(names []string, options map[string]option) map[string]option {
-	maps.DeleteFunc(options, func(name string, _ option) bool { return !slices.Contains(names, name) })
+func only(names []string, options map[string]block.Option) map[string]block.Option {
+	maps.DeleteFunc(options, func(name string, _ block.Option) bool { return !slices.Contains(names, name) })
 	return options
 }
 
 // scopeOption also takes several scopes in one quoted value.
-func scopeOption(c *config.Client) option {
-	o := values("<scope>...", &c.Scope)
-	o.set = func(args []string) error {
+func scopeOption(c *config.Client) block.Option {
+	o := block.Values("<scope>...", &c.Scope)
+	o.Set = func(args []string) error {
 		for _, arg := range args {
 			c.Scope = append(c.Scope, strings.Fields(arg)...)
 		}
@@ -464,8 +465,8 @@ func scopeOption(c *config.Client) option {
 }
 
 // injectOption leaves it to the client's check what goes together.
-func injectOption(c *config.Client) option {
-	return option{usage: config.InjectUsage, min: 1, max: 3, set: func(args []string) error {
+func injectOption(c *config.Client) block.Option {
+	return block.Option{Usage: config.InjectUsage, Min: 1, Max: 3, Set: func(args []string) error {
 		c.Inject = &config.Inject{In: args[0]}
 		if len(args) > 1 {
 			c.Inject.Name = args[1]
@@ -477,8 +478,8 @@ func injectOption(c *config.Client) option {
 	}}
 }
 
-func maxAccountsOption(c *config.Client) option {
-	return option{usage: "<n>", min: 1, max: 1, set: func(args []string) error {
+func maxAccountsOption(c *config.Client) block.Option {
+	return block.Option{Usage: "<n>", Min: 1, Max: 1, Set: func(args []string) error {
 		n, err := strconv.Atoi(args[0])
 		if err != nil || n < 1 {
 			return fmt.Errorf("%q is not a number of accounts: write one such as 10000", args[0])
@@ -488,8 +489,8 @@ func maxAccountsOption(c *config.Client) option {
 	}}
 }
 
-func dpopOption(c *config.Client) option {
-	return option{usage: "[<key file>]", max: 1, set: func(args []string) error {
+func dpopOption(c *config.Client) block.Option {
+	return block.Option{Usage: "[<key file>]", Max: 1, Set: func(args []string) error {
 		c.DPoP = new(config.DPoP)
 		if len(args) == 1 {
 			c.DPoP.Key = config.Credential(args[0])
@@ -498,23 +499,23 @@ func dpopOption(c *config.Client) option {
 	}}
 }
 
-func replayOption(d *caddyfile.Dispenser, c *config.Client) option {
+func replayOption(d *caddyfile.Dispenser, c *config.Client) block.Option {
 	const usage = "off | { status <code>... body_limit <size> }"
 	r := new(config.Replay)
-	return option{
-		usage: usage, max: 1,
-		set: func(args []string) error {
+	return block.Option{
+		Usage: usage, Max: 1,
+		Set: func(args []string) error {
 			c.Replay = r
 			if r.Off = len(args) == 1; r.Off && args[0] != "off" {
 				return fmt.Errorf("unexpected %q: write 'replay %s'", args[0], usage)
 			}
 			return nil
 		},
-		block: func() error {
+		Block: func() error {
 			if r.Off {
-				return refuseBlock(d, "replay off takes no block: remove 'off' or the block")
+				return block.Refuse(d, "replay off takes no block: remove 'off' or the block")
 			}
-			lines, err := readOptions(d, "replay", map[string]option{"status": statusOption(r), "body_limit": bodyLimitOption(r)})
+			lines, err := block.Read(d, "replay", map[string]block.Option{"status": statusOption(r), "body_limit": bodyLimitOption(r)})
 			if err == nil && len(lines) == 0 {
 				err = d.Errf("replay has neither 'off' nor a block: write 'replay %s'", usage)
 			}
@@ -523,8 +524,8 @@ func replayOption(d *caddyfile.Dispenser, c *config.Client) option {
 	}
 }
 
-func statusOption(r *config.Replay) option {
-	return option{usage: "<code>...", min: 1, max: -1, repeats: true, set: func(args []string) error {
+func statusOption(r *config.Replay) block.Option {
+	return block.Option{Usage: "<code>...", Min: 1, Max: -1, Repeats: true, Set: func(args []string) error {
 		for _, arg := range args {
 			code, err := strconv.Atoi(arg)
 			if err != nil {
@@ -536,8 +537,8 @@ func statusOption(r *config.Replay) option {
 	}}
 }
 
-func bodyLimitOption(r *config.Replay) option {
-	return option{usage: "<size>", min: 1, max: 1, set: func(args []string) error {
+func bodyLimitOption(r *config.Replay) block.Option {
+	return block.Option{Usage: "<size>", Min: 1, Max: 1, Set: func(args []string) error {
 		size, err := humanize.ParseBytes(args[0])
 		if err != nil || size > math.MaxInt64 {
 			return fmt.Errorf("%q is not a size: write one such as 64KiB, or 0", args[0])
@@ -549,16 +550,16 @@ func bodyLimitOption(r *config.Replay) option {
 }
 
 // transportOption takes the block as reverse_proxy takes its own.
-func transportOption(d *caddyfile.Dispenser, c *config.Client) option {
-	return option{
-		usage: "http { ... }", min: 1, max: 1,
-		set: func(args []string) error {
+func transportOption(d *caddyfile.Dispenser, c *config.Client) block.Option {
+	return block.Option{
+		Usage: "http { ... }", Min: 1, Max: 1,
+		Set: func(args []string) error {
 			if args[0] != "http" {
 				return fmt.Errorf("unexpected %q: write 'transport http { ... }' with the options of reverse_proxy's http transport", args[0])
 			}
 			return nil
 		},
-		block: func() error {
+		Block: func() error {
 			module, err := caddyfile.UnmarshalModule(d, "http.reverse_proxy.transport.http")
 			if err != nil {
 				return err

@@ -1,4 +1,4 @@
-package upstreamoauth2
+package block
 
 import (
 	"maps"
@@ -70,7 +70,7 @@ var otherNames = map[string]string{
 
 // unknownOption says what to write instead of a name that is no option: the one that
 // is meant, or one of all.
-func unknownOption(d *caddyfile.Dispenser, owner, name string, options map[string]option) error {
+func unknownOption(d *caddyfile.Dispenser, owner, name string, options map[string]Option) error {
 	known := slices.Sorted(maps.Keys(options))
 	spelled := strings.ReplaceAll(strings.ToLower(name), "-", "_")
 	line := otherNames[spelled]
@@ -87,7 +87,7 @@ func unknownOption(d *caddyfile.Dispenser, owner, name string, options map[strin
 	case whole:
 		return d.Errf("%s has no option %q: write '%s'", owner, name, line)
 	case option != "":
-		return d.Errf("%s has no option %q: write '%s'", owner, name, strings.TrimSpace(option+" "+options[option].usage))
+		return d.Errf("%s has no option %q: write '%s'", owner, name, strings.TrimSpace(option+" "+options[option].Usage))
 	}
 	return d.Errf("%s has no option %q: write one of %s", owner, name, strings.Join(known, ", "))
 }
