@@ -78,6 +78,7 @@ func (h *Handler) withoutToken(w http.ResponseWriter, r *http.Request, next cadd
 	if r.Context().Err() != nil {
 		return callerLeft.write(w, h.live.name)
 	}
+	h.live.retryIfChanged()
 	if h.live.definition.PassesWithoutToken() {
 		return h.upstream.SendWithout(w, r, next)
 	}

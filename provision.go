@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"go.uber.org/zap"
@@ -30,6 +31,7 @@ type client struct {
 	// accountLogger is for what happens to single accounts: a sample of it.
 	accountLogger *zap.Logger
 
+	looking   atomic.Bool                      // whether files have changed
 	warned    atomic.Pointer[authserver.Token] // the token that apiRejected last told of
 	overwrote sync.Once
 
@@ -117,6 +119,27 @@ func (c *client) open(ctx caddy.Context, app *App) error {
 	})
 	c.shared.cache.Lend(c)
 	return nil
+}
+
+// changeTime is how often the files of a client whose requests fail are looked at.
+const changeTime = time.Second
+
+// retryIfChanged ends the backoff where a credential's file has changed since the
+// attempt that failed. It is called for requests that get no token, and does not keep
+// them waiting.
+func (c *client) retryIfChanged() {
+	if !c.looking.CompareAndSwap(false, true) {
+		return
+	}
+	go func() {
+		ctx, cancel := context.WithTimeout(context.Background(), changeTime)
+		defer cancel()
+		if c.resolver.Changed(ctx) {
+			c.shared.cache.RetryNow()
+		}
+		<-ctx.Done()
+		c.looking.Store(false)
+	}()
 }
 
 // close leaves the cache, which ends with its last client.

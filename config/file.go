@@ -35,6 +35,9 @@ const maxFile = 1 << 20
 // goroutine, however many requests come.
 var reads singleflight.Group
 
+// read is how a file is read.
+type read func(ctx context.Context, path string) ([]byte, error)
+
 // readFile reads a file as long as ctx lets it.
 func readFile(ctx context.Context, path string) ([]byte, error) {
 	result := reads.DoChan(path, func() (any, error) {
@@ -61,14 +64,14 @@ func readFile(ctx context.Context, path string) ([]byte, error) {
 
 // readContent reads the file that an option names; a value that is itself what
 // would be in one, such as a key in an environment variable, is returned as it is.
-func readContent(ctx context.Context, value string, written Credential) ([]byte, error) {
+func readContent(ctx context.Context, read read, value string, written Credential) ([]byte, error) {
 	if isContent(value) {
 		return []byte(value), nil
 	}
 	if err := checkPath(value, written); err != nil {
 		return nil, err
 	}
-	content, err := readFile(ctx, value)
+	content, err := read(ctx, value)
 	switch {
 	case err != nil:
 		return nil, fmt.Errorf("%w %s: %w", errUnreadable, string(written), withoutPath(err))

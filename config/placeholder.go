@@ -56,7 +56,7 @@ func fromRequest(text string) bool {
 // expand resolves the global placeholders in text. An unset or empty one is an
 // error that names it, as an empty credential is never meant. Braces that are no
 // placeholder are kept: they may belong to a secret.
-func expand(ctx context.Context, text string) (string, error) {
+func expand(ctx context.Context, read read, text string) (string, error) {
 	if !strings.Contains(text, "{") {
 		return text, nil
 	}
@@ -79,7 +79,7 @@ func expand(ctx context.Context, text string) (string, error) {
 			}
 			return value, known
 		}
-		content, err := readFile(ctx, path)
+		content, err := read(ctx, path)
 		value := withoutLineBreak(content)
 		switch {
 		case flaw != nil: // one is enough
@@ -162,7 +162,7 @@ func Files(text string) []string { return filePlaceholder.FindAllString(text, -1
 // ReadCredential resolves an option that holds a secret and belongs to no client. The
 // error is an *OptionError.
 func ReadCredential(ctx context.Context, option string, written Credential) (authserver.Secret, error) {
-	value, err := expand(ctx, string(written))
+	value, err := expand(ctx, readFile, string(written))
 	if err != nil {
 		return authserver.Secret{}, &OptionError{Option: option, Err: err}
 	}

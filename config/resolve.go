@@ -88,12 +88,13 @@ type Resolver struct {
 	client Client
 	inputs Inputs
 	last   *lastGood
+	files  *files
 }
 
 // NewResolver returns a resolver for a client that was checked. The caller closes
 // it.
 func NewResolver(client Client, logger *zap.Logger) *Resolver {
-	return &Resolver{client: client, inputs: client.Inputs(), last: newLastGood(logger)}
+	return &Resolver{client: client, inputs: client.Inputs(), last: newLastGood(logger), files: newFiles()}
 }
 
 // Close lets go of what was read.
@@ -175,9 +176,9 @@ func (l *lookup) read(option, text string) (string, error) {
 		}
 	}
 	if !filePlaceholder.MatchString(text) {
-		return expand(l.ctx, text)
+		return expand(l.ctx, l.files.read, text)
 	}
-	return orRemembered(l.last, place{option: option, source: text}, func() (string, error) { return expand(l.ctx, text) })
+	return orRemembered(l.last, place{option: option, source: text}, func() (string, error) { return expand(l.ctx, l.files.read, text) })
 }
 
 // text is read for options whose error is noted at once.
@@ -212,11 +213,11 @@ func (l *lookup) secret(option string, text Credential) authserver.Secret {
 // content reads what names a file, or holds what would be in one. It remembers
 // nothing: of two files that belong together, both count or none.
 func (l *lookup) content(text Credential) ([]byte, error) {
-	value, err := expand(l.ctx, string(text))
+	value, err := expand(l.ctx, l.files.read, string(text))
 	if err != nil {
 		return nil, err
 	}
-	return readContent(l.ctx, value, text)
+	return readContent(l.ctx, l.files.read, value, text)
 }
 
 // endpoints resolves who the server and the client are.
