@@ -124,21 +124,15 @@ func (k *ProofKey) Proof(p Proof) (string, error) {
 
 // Limits of what Nonces keeps.
 const (
-	maxNonceServers = 256
+	maxNonceServers = 16   // a client talks to two: its authorization server and the API
 	maxNonce        = 1024 // bytes; the longest seen are JWEs of a few hundred
 )
 
 // Nonces holds the newest DPoP nonce of each server (RFC 9449 sections 8
 // and 9). It is bounded and safe for concurrent use. The zero value is ready.
 type Nonces struct {
-	mu      sync.RWMutex
-	noted   uint64 // counts, to tell which nonce is the oldest
-	servers map[string]nonce
-}
-
-type nonce struct {
-	value string
-	noted uint64
+	mu       sync.RWMutex
+	byServer map[string]string
 }
 
 // Origin returns the scheme, host and port of a URL in one spelling, by which
@@ -162,7 +156,7 @@ func Origin(rawURL string) string {
 func (n *Nonces) Get(origin string) string {
 	n.mu.RLock()
 	defer n.mu.RUnlock()
-	return n.servers[origin].value
+	return n.byServer[origin]
 }
 
 // NonceOf returns the nonce that an answer brings, "" if it brings none that can
@@ -182,26 +176,10 @@ func (n *Nonces) Note(origin string, answer http.Header) {
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.servers == nil {
-		n.servers = make(map[string]nonce)
+	if _, known := n.byServer[origin]; n.byServer == nil || !known && len(n.byServer) >= maxNonceServers {
+		n.byServer = make(map[string]string) // a lost nonce costs one retry
 	}
-	if _, known := n.servers[origin]; !known && len(n.servers) >= maxNonceServers {
-		n.forgetOldest()
-	}
-	n.noted++
-	n.servers[origin] = nonce{value: value, noted: n.noted}
-}
-
-// forgetOldest makes room for a server.
-func (n *Nonces) forgetOldest() {
-	var oldest string
-	least := n.noted + 1
-	for origin, held := range n.servers {
-		if held.noted < least {
-			oldest, least = origin, held.noted
-		}
-	}
-	delete(n.servers, oldest)
+	n.byServer[origin] = value
 }
 
 // isNonce reports whether s has the form of a nonce (RFC 9449 section 8.1) and

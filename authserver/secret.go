@@ -40,9 +40,6 @@ func (s Secret) Reveal() string {
 // IsZero reports whether the secret is empty.
 func (s Secret) IsZero() bool { return s.value == nil }
 
-// Equal reports whether both secrets hold the same value.
-func (s Secret) Equal(other Secret) bool { return s.Reveal() == other.Reveal() }
-
 // String returns "[redacted]".
 func (Secret) String() string { return redacted }
 
