@@ -55,6 +55,11 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, next caddyhttp.H
 	if err != nil {
 		return h.withoutToken(w, r, next, err)
 	}
+	if names := h.live.definition.Expose; len(names) > 0 {
+		e := exposing{tokens{entry}, names, r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)}
+		e.expose(token)
+		return h.upstream.Send(w, r, next, e, token)
+	}
 	return h.upstream.Send(w, r, next, tokens{entry}, token)
 }
 
@@ -65,6 +70,40 @@ type tokens struct{ *tokencache.Entry }
 func (t tokens) Token(ctx context.Context) (*authserver.Token, error) {
 	token, _, err := t.Entry.Token(ctx)
 	return token, err
+}
+
+// exposing are tokens of whose answers other handlers see something. A request that is
+// sent again has what its second token came with.
+type exposing struct {
+	tokens
+	names    []string
+	replacer *caddy.Replacer
+}
+
+// expose sets the placeholders. Where the answer said nothing, they are empty.
+func (e exposing) expose(token *authserver.Token) {
+	for _, name := range e.names {
+		value, _ := token.Member(name)
+		e.replacer.Set("http.upstream_oauth2.answer."+name, value)
+	}
+}
+
+// Token implements upstream.Tokens.
+func (e exposing) Token(ctx context.Context) (*authserver.Token, error) {
+	token, err := e.tokens.Token(ctx)
+	if err == nil {
+		e.expose(token)
+	}
+	return token, err
+}
+
+// Replace implements upstream.Tokens.
+func (e exposing) Replace(ctx context.Context, rejected *authserver.Token) *authserver.Token {
+	token := e.tokens.Replace(ctx, rejected)
+	if token != nil {
+		e.expose(token)
+	}
+	return token
 }
 
 // errTrace refuses TRACE, whose answer would show the caller our token

@@ -64,15 +64,16 @@ func (s *Source) Grant(settings *config.Settings, values []string) vault.Grant {
 }
 
 // askedFor identifies what an access token was asked for with: the config may come to
-// ask for another scope of the same grant, and requests for accounts of their own.
-func askedFor(settings *config.Settings, values []string) string {
-	asked, _ := json.Marshal([]any{settings.Form, values})
+// ask for another scope of the same grant, or to expose more of the answer, and
+// requests for accounts of their own.
+func (s *Source) askedFor(settings *config.Settings, values []string) string {
+	asked, _ := json.Marshal([]any{settings.Form, values, s.client.Expose})
 	return vault.Digest(authserver.NewSecret(string(asked)))
 }
 
 // fetchKept gets a token by the refresh token that is kept.
 func (s *Source) fetchKept(ctx context.Context, request authserver.Request, settings *config.Settings, values []string, held *authserver.Token) (*authserver.Token, error) {
-	grant, asked := s.Grant(settings, values), askedFor(settings, values)
+	grant, asked := s.Grant(settings, values), s.askedFor(settings, values)
 	if err := s.checkSealed(ctx, grant); err != nil {
 		return nil, err
 	}
@@ -180,12 +181,7 @@ func (s *Source) Record(token *authserver.Token, held vault.Record) vault.Record
 	if token.Scope != "" {
 		next.Scope = token.Scope
 	}
-	for name, value := range token.Members {
-		if next.Answer == nil {
-			next.Answer = make(map[string]string)
-		}
-		next.Answer[name] = value.Reveal()
-	}
+	next.Answer = textOf(s.exposed(token.Members, held.Answer))
 	return next
 }
 

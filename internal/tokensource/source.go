@@ -104,6 +104,7 @@ func (s *Source) Fetch(ctx context.Context, inputs []string, held *authserver.To
 		return nil, err
 	}
 	s.limitLife(token, end)
+	token.Members = s.exposed(token.Members, nil)
 	return token, nil
 }
 
