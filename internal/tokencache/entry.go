@@ -496,6 +496,9 @@ func (e *Entry) fail(err error) Outcome {
 	if paced, ok := errors.AsType[pacedError](err); ok {
 		delay = paced.RetryDelay()
 	}
+	if err == ErrProvisional { // which asks for no token, and has one from the margin on
+		delay = min(delay, max(e.held.Load().marginAt.Sub(now), 0))
+	}
 	e.failures++
 	e.failure = &failure{err, now}
 	e.schedule(now.Add(delay))

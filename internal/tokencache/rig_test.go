@@ -21,6 +21,8 @@ type answer struct {
 	after    time.Duration // the request takes this long
 	lifetime time.Duration // 0: the server stated none
 	err      error         // instead of a token
+
+	provisional bool // the token is for when the one before has to be replaced
 }
 
 // never is for requests that hang until their context ends.
@@ -101,7 +103,7 @@ func (c *scriptedConfig) Fetch(ctx context.Context, _ []string, _ *authserver.To
 	}
 	c.newest = c.issue(fmt.Sprintf("token-%d", n), now, a.lifetime)
 	token := authserver.NewToken(c.newest.name, "Bearer")
-	token.Lifetime, token.RequestedAt = stated(a.lifetime), now
+	token.Lifetime, token.RequestedAt, token.Provisional = stated(a.lifetime), now, a.provisional
 	return token, nil
 }
 
