@@ -32,7 +32,11 @@ func (a *App) reportGrant(o vault.Outcome) {
 	case vault.PossiblySpent:
 		logger.Warn("the refresh token may have been spent before, and the answer lost; it is sent all the same", fields...)
 	case vault.Stored:
-		logger.Debug("grant stored", fields...)
+		if o.Since.IsZero() {
+			logger.Debug("grant stored", fields...)
+		} else {
+			logger.Info("grant stored after all", append(fields, zap.Time("failed_since", o.Since.Round(time.Second)))...)
+		}
 	case vault.StoreFailing:
 		logger.Error("the newest refresh token cannot be stored, and is in memory alone; it is stored again and again: check the storage before this process ends", append(fields, zap.Time("since", o.Since.Round(time.Second)))...)
 	case vault.SignInNeeded:

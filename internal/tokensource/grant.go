@@ -125,7 +125,7 @@ func (s *Source) checkSealed(ctx context.Context, grant vault.Grant) error {
 
 // serves reports whether a record's access token is the one that is asked for.
 func serves(r vault.Record, asked string) bool {
-	return !r.AccessToken.IsZero() && r.AskedFor == asked && time.Now().Before(r.ExpiresAt)
+	return !r.AccessToken.IsZero() && r.AskedFor == asked && !r.Expired()
 }
 
 // spend gets the next generation of a grant for its refresh token.

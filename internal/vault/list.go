@@ -76,7 +76,7 @@ func (v *Vault) sweepShared(ctx context.Context) error {
 	names, err := v.list(ctx, sharedRoot)
 	for _, name := range names {
 		var content openRecord
-		if _, failed := v.load(ctx, name, sharedObject, &content); failed == nil && !content.ExpiresAt.After(time.Now()) {
+		if _, failed := v.load(ctx, name, sharedObject, &content); failed == nil && content.record().Expired() {
 			err = errors.Join(err, v.remove(ctx, name, sharedObject))
 		}
 	}

@@ -24,7 +24,7 @@ const (
 	// to show for it; it is tried all the same.
 	PossiblySpent
 
-	// Stored: a generation is durable.
+	// Stored: a generation is durable. Since is set if storing it had failed.
 	Stored
 
 	// StoreFailing: a generation that was spent for is in memory alone, since

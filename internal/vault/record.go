@@ -89,6 +89,13 @@ func (r Record) Format(f fmt.State, _ rune) {
 	_, _ = fmt.Fprintf(f, "generation %d (%s)", r.Generation, short(r.digest()))
 }
 
+// Expired reports whether the access token is not to be used any more. Its last second
+// does not count, or half of a shorter life: servers round the expiry down to a second.
+func (r Record) Expired() bool {
+	rest := min(time.Second, r.ExpiresAt.Sub(r.ObtainedAt)/2)
+	return !time.Now().Before(r.ExpiresAt.Add(-rest))
+}
+
 // digest identifies the refresh token.
 func (r Record) digest() string { return Digest(r.RefreshToken) }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"io/fs"
-	"time"
 )
 
 // Share gets an access token that all processes use. known is the one that the caller
@@ -52,7 +51,7 @@ func (u *update) shared(ctx context.Context) (Held, error) {
 			return Held{}, nil
 		}
 		return Held{}, u.keyProblem(err)
-	case r.Attempt == u.known.Attempt, !r.ExpiresAt.After(time.Now()):
+	case r.Attempt == u.known.Attempt, r.Expired():
 		return Held{}, nil
 	}
 	u.v.report(Adopted, u.Grant, r, r.Attempt, nil)

@@ -12,7 +12,7 @@ import (
 // fetch is a server that gives out this access token.
 func fetch(token string, life time.Duration) func(context.Context) (Record, error) {
 	return func(context.Context) (Record, error) {
-		return Record{AccessToken: authserver.NewSecret(token), ExpiresAt: time.Now().Add(life)}, nil
+		return Record{AccessToken: authserver.NewSecret(token), ObtainedAt: time.Now(), ExpiresAt: time.Now().Add(life)}, nil
 	}
 }
 
@@ -99,6 +99,22 @@ func TestSharingWithTheWrongKey(t *testing.T) {
 		_, err := c.Share(t.Context(), partner, Record{}, fetch("two", time.Hour))
 		if _, wrong := errors.AsType[*KeyError](err); !wrong {
 			t.Errorf("got %v, want a KeyError", err)
+		}
+	})
+}
+
+// TestLastSecondIsNotShared: what a token cache would not use is not adopted.
+func TestLastSecondIsNotShared(t *testing.T) {
+	test(t, func(t *testing.T, c *caddy) {
+		if _, err := c.Share(t.Context(), partner, Record{}, fetch("one", time.Minute)); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(59*time.Second + 500*time.Millisecond)
+
+		held, err := c.disk.caddy().Share(t.Context(), partner, Record{}, fetch("two", time.Minute))
+
+		if err != nil || held.AccessToken.Reveal() != "two" {
+			t.Errorf("got %q, %v", held.AccessToken.Reveal(), err)
 		}
 	})
 }

@@ -16,6 +16,7 @@ type unstored struct {
 	grant  Grant
 	record Record
 	since  time.Time
+	failed bool // to be stored, once at least
 }
 
 func (v *Vault) unstoredOf(name Name) (unstored, bool) {
@@ -40,14 +41,16 @@ func (v *Vault) keep(ctx context.Context, g Grant, r Record) (Held, error) {
 	v.mu.Lock()
 	u, before := v.unstored[g.Name]
 	if !before || u.record.Attempt != r.Attempt {
-		u, before = unstored{g, r, time.Now()}, false
+		u, before = unstored{grant: g, record: r, since: time.Now()}, false
 		v.unstored[g.Name] = u // first, in case that the storage hangs
 	}
+	u.failed = before
 	v.mu.Unlock()
 	err := v.storeSlot(ctx, u)
 	if err == nil {
 		v.reseal(ctx, g, r.Generation)
 	} else if !before {
+		u.failed = true
 		go v.retry(u)
 	}
 	return Held{Record: r, Unstored: err != nil}, err
@@ -55,18 +58,26 @@ func (v *Vault) keep(ctx context.Context, g Grant, r Record) (Held, error) {
 
 // storeSlot stores a generation, which then is no longer unstored.
 func (v *Vault) storeSlot(ctx context.Context, u unstored) error {
-	err := v.store(ctx, u.grant.Name, slotOf(u.record.Generation), u.record.unsealed())
-	if err != nil {
-		v.observe(Outcome{
-			Event: StoreFailing, Grant: u.grant.Name, Label: u.grant.Label,
-			Generation: u.record.Generation, Digest: short(u.record.digest()), Attempt: u.record.Attempt,
-			Since: u.since, Err: err,
-		})
+	if err := v.store(ctx, u.grant.Name, slotOf(u.record.Generation), u.record.unsealed()); err != nil {
+		u.failed = true
+		v.tell(StoreFailing, u, err)
 		return err
 	}
 	v.forget(u)
-	v.report(Stored, u.grant, u.record, u.record.Attempt, nil)
+	v.tell(Stored, u, nil)
 	return nil
+}
+
+// tell reports how storing went, and since when it fails or did.
+func (v *Vault) tell(event Event, u unstored, err error) {
+	o := Outcome{
+		Event: event, Grant: u.grant.Name, Label: u.grant.Label,
+		Generation: u.record.Generation, Digest: short(u.record.digest()), Attempt: u.record.Attempt, Err: err,
+	}
+	if u.failed {
+		o.Since = u.since
+	}
+	v.observe(o)
 }
 
 // forget ends the record's being unstored.
@@ -105,8 +116,11 @@ func (v *Vault) storeAgain(ctx context.Context, u unstored) error {
 	if err != nil {
 		return err
 	}
-	if s.newest().Generation >= u.record.Generation {
+	if newest := s.newest(); newest.Generation >= u.record.Generation {
 		v.forget(u)
+		if newest.Attempt == u.record.Attempt { // it was stored, and could not be read back
+			v.tell(Stored, u, nil)
+		}
 		return nil
 	}
 	return v.storeSlot(ctx, u)
@@ -137,6 +151,7 @@ func (v *Vault) Flush(ctx context.Context) error {
 		}
 		v.mu.Unlock()
 		for _, u := range left {
+			u.failed = true
 			_ = v.storeAgain(ctx, u)
 		}
 	}()
