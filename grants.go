@@ -17,8 +17,8 @@ import (
 )
 
 // grants keep what somebody consented to, for all configs of this process. What is
-// known of a grant outlives reloads; the storage and the keys are those of the newest
-// config that is loaded.
+// known of a grant outlives reloads; the storage and the keys are those of the config
+// that started last.
 var grants = newKeeper()
 
 // keeper has the vaults.
@@ -26,8 +26,9 @@ type keeper struct {
 	sealed *vault.Vault // in the storage
 	memory *vault.Vault // of clients without an encryption_key, until the process ends
 
-	mu   sync.Mutex
-	apps []*App // the newest last
+	mu      sync.Mutex
+	started []*App // the newest last
+	first   *App   // that has not started, while there is none that has
 }
 
 func newKeeper() *keeper {
@@ -41,27 +42,41 @@ func newKeeper() *keeper {
 	return k
 }
 
-// lend makes the app's storage and keys those that are used from now on.
+// lend makes the app's storage and keys those that are used while no other app has
+// started: of the first config, requests may come before Start.
 func (k *keeper) lend(a *App) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.apps = append(k.apps, a)
+	if len(k.started) == 0 {
+		k.first = a
+	}
+}
+
+// start makes the app's storage and keys those that are used from now on. A config
+// that is refused gets no grant to see.
+func (k *keeper) start(a *App) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.started, k.first = append(k.started, a), nil
 }
 
 // takeBack ends the use of the app's storage and keys.
 func (k *keeper) takeBack(a *App) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.apps = slices.DeleteFunc(k.apps, func(other *App) bool { return other == a })
+	k.started = slices.DeleteFunc(k.started, func(other *App) bool { return other == a })
+	if k.first == a {
+		k.first = nil
+	}
 }
 
 func (k *keeper) newest() *App {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if len(k.apps) == 0 {
-		return nil
+	if n := len(k.started); n > 0 {
+		return k.started[n-1]
 	}
-	return k.apps[len(k.apps)-1]
+	return k.first
 }
 
 // provisionKeeping loads the storage and reads the keys. It asks the storage for

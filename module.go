@@ -149,7 +149,10 @@ func (a *App) noClient(name string) error {
 }
 
 // Start implements caddy.App. The work begins when every app has started.
-func (a *App) Start() error { return nil }
+func (a *App) Start() error {
+	grants.start(a)
+	return nil
+}
 
 // Handle implements caddyevents.Handler: every app has started, so all routes can be
 // seen, and a token endpoint that is a site of this Caddy can be reached.

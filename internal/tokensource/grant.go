@@ -42,6 +42,16 @@ func (e *GrantError) Unwrap() error { return e.Err }
 // costs the authorization server nothing.
 func (e *GrantError) RetryDelay() time.Duration { return 5 * time.Second }
 
+// keptError is a storage or a key that keeps us from what is kept, before the
+// authorization server was asked for anything.
+type keptError struct{ error }
+
+// Unwrap returns what it is.
+func (e keptError) Unwrap() error { return e.error }
+
+// RetryDelay is that of a GrantError, for the same reasons.
+func (keptError) RetryDelay() time.Duration { return (*GrantError)(nil).RetryDelay() }
+
 // Grant says which grant requests with these values of the client's Inputs live on.
 func (s *Source) Grant(settings *config.Settings, values []string) vault.Grant {
 	g := vault.Grant{
@@ -75,18 +85,18 @@ func (s *Source) askedFor(settings *config.Settings, values []string) string {
 func (s *Source) fetchKept(ctx context.Context, request authserver.Request, settings *config.Settings, values []string, held *authserver.Token) (*authserver.Token, error) {
 	grant, asked := s.Grant(settings, values), s.askedFor(settings, values)
 	if err := s.checkSealed(ctx, grant); err != nil {
-		return nil, err
+		return nil, keptError{err}
 	}
 	known := knownOf(held, grant.Name)
 	if known.Generation == 0 {
-		kept, err := s.grants.Vault.Load(ctx, grant.Name)
+		kept, err := load(ctx, s.grants.Vault, grant)
 		switch {
 		case errors.Is(err, vault.ErrAbsent) && !settings.FirstRefreshToken.IsZero():
 			known.RefreshToken = settings.FirstRefreshToken
 		case errors.Is(err, vault.ErrAbsent):
 			return nil, &GrantError{fmt.Errorf("%w: sign in with 'caddy upstream-oauth2 login %s'", err, s.name)}
 		case err != nil:
-			return nil, err
+			return nil, keptError{err}
 		case kept.SignIn != nil && kept.SignIn.Disconnected:
 			return nil, &GrantError{kept.SignIn}
 		case !kept.Doubtful && serves(kept.Record, asked):
@@ -110,13 +120,20 @@ func (s *Source) fetchKept(ctx context.Context, request authserver.Request, sett
 	return nil, errors.New("the grant was refreshed by others again and again, with no access token for this request")
 }
 
+// load loads a grant, and does not wait for a storage that hangs.
+func load(ctx context.Context, v *vault.Vault, grant vault.Grant) (vault.Held, error) {
+	ctx, cancel := context.WithTimeout(ctx, grant.Timeout)
+	defer cancel()
+	return v.Load(ctx, grant.Name)
+}
+
 // checkSealed returns an error if the storage holds the grant of a client that is
 // without the key to it.
 func (s *Source) checkSealed(ctx context.Context, grant vault.Grant) error {
 	if s.grants.Sealed == nil {
 		return nil
 	}
-	_, err := s.grants.Sealed.Load(ctx, grant.Name)
+	_, err := load(ctx, s.grants.Sealed, grant)
 	if missing, ok := errors.AsType[*vault.KeyError](err); ok {
 		return missing
 	}
@@ -218,10 +235,16 @@ func tokenOf(kept vault.Held, name vault.Name) *authserver.Token {
 	return token
 }
 
-// grantError marks the errors that mean that the grant is dead.
+// grantError marks the errors that mean that the grant is dead, or out of reach.
 func grantError(err error) error {
 	if dead, ok := errors.AsType[*vault.SignInError](err); ok {
 		return &GrantError{dead}
+	}
+	_, storage := errors.AsType[*vault.StorageError](err)
+	_, key := errors.AsType[*vault.KeyError](err)
+	_, version := errors.AsType[*vault.VersionError](err)
+	if storage || key || version {
+		return keptError{err}
 	}
 	return err
 }
@@ -245,7 +268,7 @@ func (s *Source) fetchShared(ctx context.Context, request authserver.Request, se
 		return s.Record(token, vault.Record{}), nil
 	})
 	if err != nil {
-		return nil, err
+		return nil, grantError(err)
 	}
 	shared.Unstored = false // nothing was spent
 	return tokenOf(shared, grant.Name), nil
