@@ -29,6 +29,7 @@ type keeper struct {
 	mu      sync.Mutex
 	started []*App // the newest last
 	first   *App   // that has not started, while there is none that has
+	swept   time.Time
 }
 
 func newKeeper() *keeper {
@@ -102,30 +103,58 @@ func (a *App) provisionKeeping(ctx caddy.Context) error {
 		}
 		a.logs.logger.Warn("a credential cannot be read yet; it is tried again at each token request", zap.Error(err))
 	}
+	for option, written := range map[string]config.Credential{"encryption_key": a.EncryptionKey, "previous_encryption_key": a.PreviousEncryptionKey} {
+		if written.IsLiteral() {
+			a.logs.logger.Warn("a credential stands in the config, where the admin API and its autosave show it: write {env.NAME} or {file./absolute/path} instead", zap.Strings("options", []string{option}))
+		}
+	}
 	grants.lend(a)
 	return nil
 }
 
-// keyTime is how long a key's file may take.
-const keyTime = time.Second
+const (
+	keyTime  = time.Second     // how long a key's file may take
+	keyEvery = 5 * time.Second // how often one is looked for that cannot be read
+)
 
 // keys are the app's encryption keys, as far as they could be read.
 type keys struct {
 	mu               sync.Mutex
 	newest, previous vault.Key
+	tried            time.Time // when the files were last looked at
 }
 
-// read reads those that have not been read.
+// read reads those that have not been read, every few seconds.
 func (k *keys) read(a *App) (err error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	if time.Since(k.tried) < keyEvery {
+		return nil
+	}
+	k.tried = time.Now()
 	if k.newest.IsZero() {
-		k.newest, err = readKey("encryption_key", a.EncryptionKey)
+		k.newest, err = keyOf("encryption_key", a.EncryptionKey)
 	}
 	if k.previous.IsZero() && err == nil {
-		k.previous, err = readKey("previous_encryption_key", a.PreviousEncryptionKey)
+		k.previous, err = keyOf("previous_encryption_key", a.PreviousEncryptionKey)
 	}
 	return err
+}
+
+// lastKeys are what was last read of each key, by what the config says.
+var lastKeys sync.Map
+
+// keyOf reads a key. While its file cannot be read, that is what was last read of it.
+func keyOf(option string, written config.Credential) (vault.Key, error) {
+	key, err := readKey(option, written)
+	if err == nil {
+		lastKeys.Store(written, key)
+		return key, nil
+	}
+	if before, ok := lastKeys.Load(written); ok && config.Temporary(err) {
+		return before.(vault.Key), nil
+	}
+	return key, err
 }
 
 func readKey(option string, written config.Credential) (vault.Key, error) {
@@ -171,23 +200,23 @@ func (a *App) grantsOf(c *client) (tokensource.Grants, error) {
 		return tokensource.Grants{}, config.OptionErrorf("dpop", "what is kept outlives this process, and a key pair that is made here does not: write 'dpop <key file>'")
 	case !keyed:
 		c.logger.Warn("a refresh token that the server rotates is lost when this process ends: write 'encryption_key' under the global option upstream_oauth2, to have it kept in the storage (a key comes from 'openssl rand -base64 32')")
-		return tokensource.Grants{Vault: grants.memory, Sealed: grants.sealed}, nil
+		return tokensource.Grants{Vault: grants.memory, Other: grants.sealed}, nil
 	}
-	return tokensource.Grants{Vault: grants.sealed}, nil
+	return tokensource.Grants{Vault: grants.sealed, Other: grants.memory}, nil
 }
 
 func needsKey(option, why string) error {
 	return config.OptionErrorf(option, "%s, which is sealed: write 'encryption_key {env.UPSTREAM_OAUTH2_KEY}' under the global option upstream_oauth2 (a key comes from 'openssl rand -base64 32')", why)
 }
 
-// stopTime is how long Caddy waits when it stops for what has been spent to be
-// stored: a refresh in flight ends within its own timeouts.
-const stopTime = 40 * time.Second
-
-// settleGrants waits for refreshes in flight, and stores once more what could not be
-// stored. Once Caddy exits, nothing more is spent.
-func settleGrants() error {
-	ctx, cancel := context.WithTimeout(context.Background(), stopTime)
+// settleGrants waits for refreshes in flight, as long as they may take, and stores once
+// more what could not be stored. Once Caddy exits, nothing more is spent.
+func (a *App) settleGrants() error {
+	longest := time.Duration(0)
+	for _, c := range a.live {
+		longest = max(longest, c.definition.RequestTimeout())
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), vault.Grant{Timeout: longest}.Bound())
 	defer cancel()
 	if caddy.Exiting() {
 		return grants.sealed.Stop(ctx)
@@ -196,30 +225,40 @@ func settleGrants() error {
 }
 
 const (
-	sweepEvery     = time.Hour
-	keepAliveEvery = 30 * time.Second
+	maintainEvery = 30 * time.Second
+	sweepEvery    = time.Hour
 )
 
 // maintain refreshes grants that nobody uses, and deletes what has had its time,
 // until the config is replaced.
 func (a *App) maintain() {
-	alive, sweep := time.NewTicker(keepAliveEvery), time.NewTicker(sweepEvery)
-	defer alive.Stop()
-	defer sweep.Stop()
+	ticker := time.NewTicker(maintainEvery)
+	defer ticker.Stop()
 	for {
 		select {
-		case <-alive.C:
+		case <-ticker.C:
 			for _, c := range a.live {
 				if every := c.definition.RefreshesAtLeast(); c.definition.KeepsGrant() && every > 0 {
 					c.shared.cache.KeepAlive(every)
 				}
 			}
-		case <-sweep.C:
-			if a.EncryptionKey != "" {
+			if a.EncryptionKey != "" && grants.timeToSweep() {
 				_ = grants.sealed.Sweep(a.ctx)
 			}
 		case <-a.ctx.Done():
 			return
 		}
 	}
+}
+
+// timeToSweep reports whether an hour has passed since the last sweep, whichever config
+// made it.
+func (k *keeper) timeToSweep() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if time.Since(k.swept) < sweepEvery {
+		return false
+	}
+	k.swept = time.Now()
+	return true
 }

@@ -191,7 +191,7 @@ func (a *App) Stop() error {
 	if a.EncryptionKey == "" {
 		return nil
 	}
-	return settleGrants()
+	return a.settleGrants()
 }
 
 // Cleanup leaves the caches of all clients, those of handlers included.

@@ -110,7 +110,7 @@ func (c *client) open(ctx caddy.Context, app *App) error {
 	}
 	if c.definition.DPoP != nil && c.proofKey == nil {
 		if c.proofKey, err = c.shared.server.ProofKey(); err != nil {
-			return errors.Join(err, closeShared(c.key))
+			return errors.Join(err, closeShared(c.key, c.shared))
 		}
 	}
 	c.Source = tokensource.New(tokensource.Options{
@@ -146,7 +146,7 @@ func (c *client) retryIfChanged() {
 func (c *client) close() error {
 	c.shared.cache.TakeBack(c)
 	c.resolver.Close()
-	return closeShared(c.key)
+	return closeShared(c.key, c.shared)
 }
 
 // cacheSettings are the client's settings as far as they shape its tokens' lives.

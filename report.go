@@ -43,6 +43,9 @@ func (c *client) Report(o tokencache.Outcome) {
 	}
 
 	level, message := zap.ErrorLevel, "token request failed; requests are answered without going upstream"
+	if _, missing := errors.AsType[*tokensource.GrantError](o.Err); missing && o.Failures > 1 {
+		level = zap.DebugLevel // it has been told, and is looked for every few seconds
+	}
 	fields := append(failureFields(o.Err),
 		zap.Int("failures", o.Failures),
 		zap.Duration("next_attempt_in", o.RetryIn.Round(time.Millisecond)))

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/url"
+	"slices"
 	"strconv"
 	"sync"
 
@@ -28,22 +29,33 @@ var caches = caddy.NewUsagePool()
 
 // shared is what clients with the same resolved settings share.
 type shared struct {
-	cache  *tokencache.Cache
-	server tokensource.Server
+	cache      *tokencache.Cache
+	server     tokensource.Server
+	definition *definition
 }
 
 // definitions hold what clients share, by what the config says of them rather than
 // by what could be read.
 var definitions = caddy.NewUsagePool()
 
-// definition knows what its clients have shared since its files were last read.
+// definition knows what its clients share, the newest last: more than one thing where
+// a secret's file has changed from one reload to the next.
 type definition struct {
-	mu     sync.Mutex
-	newest *shared
+	mu      sync.Mutex
+	members []*shared
 }
 
 // Destruct implements caddy.Destructor.
 func (*definition) Destruct() error { return nil }
+
+// leave takes out what one client has shared.
+func (d *definition) leave(s *shared) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if i := slices.Index(d.members, s); i >= 0 {
+		d.members = slices.Delete(d.members, i, i+1)
+	}
+}
 
 // openShared returns what is shared under the key, and counts its user until
 // closeShared. If it is new, it inherits the tokens that the same client had before
@@ -60,15 +72,17 @@ func openShared(key sharingKey, settings tokencache.Settings) (*shared, error) {
 	d := value.(*definition)
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if !known && d.newest != nil {
-		s.cache.Inherit(d.newest.cache)
+	if n := len(d.members); !known && n > 0 {
+		s.cache.Inherit(d.members[n-1].cache)
 	}
-	d.newest = s
+	s.definition = d
+	d.members = append(d.members, s)
 	return s, nil
 }
 
 // closeShared ends the use of what is shared, which ends with its last user.
-func closeShared(key sharingKey) error {
+func closeShared(key sharingKey, s *shared) error {
+	s.definition.leave(s)
 	_, _ = definitions.Delete(key.written)
 	_, err := caches.Delete(key.settings)
 	return err
@@ -84,7 +98,7 @@ func (s *shared) Destruct() error {
 // clients with the same one share it.
 type sharingKey struct {
 	settings string // all that is resolved
-	written  string // what the config says, which stays the same when a secret's file changes
+	written  string // the same but for what proves the client, which may be read anew
 }
 
 // sharingKey leaves out of the definition what is resolved beside it and what only
@@ -118,9 +132,15 @@ func (c *client) sharingKey(s *config.Settings, unread error) sharingKey {
 	if unread != nil {
 		parts = append(parts, c.name, string(written))
 	}
+	if c.definition.DPoP != nil && c.proofKey == nil {
+		return sharingKey{hashOf(parts), hashOf(parts)} // a key pair of its own, to which tokens are bound
+	}
 	return sharingKey{
 		settings: hashOf(parts),
-		written:  hashOf([]string{s.Issuer, s.TokenEndpoint, s.ClientID, string(written)}),
+		written: hashOf([]string{
+			s.Issuer, s.TokenEndpoint, s.ClientID, s.FirstRefreshToken.Reveal(), s.Form.Encode(),
+			url.Values(s.Header).Encode(), thumbprint, string(written),
+		}),
 	}
 }
 

@@ -91,7 +91,7 @@ func join(t *testing.T, source *stubSource) *pooled {
 func (p *pooled) leave() {
 	p.t.Helper()
 	p.shared.cache.TakeBack(p.source)
-	if err := closeShared(p.key); err != nil {
+	if err := closeShared(p.key, p.shared); err != nil {
 		p.t.Error(err)
 	}
 }

@@ -8,8 +8,8 @@ import "fmt"
 // such a placeholder shows.
 type Credential string
 
-// isLiteral reports whether the value itself stands in the config.
-func (c Credential) isLiteral() bool {
+// IsLiteral reports whether the value itself stands in the config.
+func (c Credential) IsLiteral() bool {
 	return c != "" && !wholePlaceholder.MatchString(string(c))
 }
 
@@ -18,7 +18,7 @@ func (c Credential) Format(f fmt.State, _ rune) { fmt.Fprint(f, c.String()) }
 
 // String returns the placeholder, or "[redacted]" for anything else.
 func (c Credential) String() string {
-	if c.isLiteral() {
+	if c.IsLiteral() {
 		return "[redacted]"
 	}
 	return string(c)

@@ -88,7 +88,7 @@ func checkPath(value string, written Credential) error {
 	switch {
 	case filepath.IsAbs(value):
 		return nil
-	case !written.isLiteral():
+	case !written.IsLiteral():
 		what = "what " + written.String() + " holds"
 	case fileExtension.MatchString(value):
 		what = value

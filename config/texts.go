@@ -92,7 +92,7 @@ func (c *Client) texts() []text {
 func (c *Client) LiteralCredentials() []string {
 	var options []string
 	for _, t := range c.texts() {
-		literal := Credential(t.value).isLiteral() && !(t.perRequest && fromRequest(t.value))
+		literal := Credential(t.value).IsLiteral() && !(t.perRequest && fromRequest(t.value))
 		if literal && t.isSecret() && (t.secret || isContent(t.value)) {
 			options = append(options, t.option)
 		}

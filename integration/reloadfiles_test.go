@@ -101,3 +101,31 @@ func TestReloadWithoutTheFirstRefreshToken(t *testing.T) {
 		t.Error("a refresh token is in the log")
 	}
 }
+
+// TestReloadThatFindsAnotherTenant in a file has nothing to do with the token of the one
+// before.
+func TestReloadThatFindsAnotherTenant(t *testing.T) {
+	for name, lines := range map[string]string{
+		"a parameter":     "token_param tenant {file.{$TENANT_FILE}}",
+		"a refresh token": "grant refresh_token {\nrefresh_token {file.{$TENANT_FILE}}\n}",
+		"a scope":         "scope {file.{$TENANT_FILE}}",
+	} {
+		t.Run(name, func(t *testing.T) {
+			auth, api := caddytest.NewAuthServer(t), caddytest.NewAPIServer(t)
+			path := caddytest.SecretFile(t, "blue")
+			t.Setenv("TENANT_FILE", path)
+			site := caddytest.PartnerSiteWith(lines)
+			proxy := caddytest.Run(t, site)
+			proxy.Want(http.StatusOK)
+
+			caddytest.WriteSecret(t, path, "red")
+			before := len(api.Seen())
+			auth.Says(http.StatusServiceUnavailable, "")
+			proxy.Reload(site)
+			proxy.Want(http.StatusServiceUnavailable)
+			if n := len(api.Seen()) - before; n != 0 {
+				t.Errorf("a request reached the API with %q", api.LastAuthorization(t))
+			}
+		})
+	}
+}

@@ -63,6 +63,9 @@ func newHeldToken(token *authserver.Token, settings *Settings) *heldToken {
 	life -= min(time.Second, life/2)
 	margin := min(marginMax, life/10)
 	ahead := max(settings.refreshAhead(life), margin)
+	if token.RenewIn > 0 && token.RenewIn < life { // as the server wants it
+		ahead = max(ahead, life-token.RenewIn)
+	}
 	ahead += rand.N(min(ahead, life-ahead)/10 + 1) // so that instances do not renew together
 
 	expires := token.RequestedAt.Add(life)

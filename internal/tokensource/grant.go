@@ -21,10 +21,10 @@ type Grants struct {
 	// with share, lives on. Nil for any other client.
 	Vault *vault.Vault
 
-	// Sealed is the vault in the storage for a client whose grant is kept in memory
-	// alone, as there is no key. If it holds this very grant, only the key is missing,
-	// and the token of the config must not be spent. Else nil.
-	Sealed *vault.Vault
+	// Other is where the grant may be if the config had a key before, or had none: the
+	// vault in the storage for a client without a key, and that in memory for one with
+	// a key.
+	Other *vault.Vault
 }
 
 // GrantError is a grant that is not there, or dead: somebody has to sign in, or to
@@ -73,51 +73,87 @@ func (s *Source) Grant(settings *config.Settings, values []string) vault.Grant {
 	return g
 }
 
-// askedFor identifies what an access token was asked for with: the config may come to
-// ask for another scope of the same grant, or to expose more of the answer, and
-// requests for accounts of their own.
-func (s *Source) askedFor(settings *config.Settings, values []string) string {
-	asked, _ := json.Marshal([]any{settings.Form, values, s.client.Expose})
+// askedFor identifies what an access token is asked for with, as one answers no other
+// question: the config may come to ask for another scope of the same grant, or to
+// expose more of the answer.
+func (s *Source) askedFor(request authserver.Request) string {
+	binding := ""
+	if s.proofKey != nil {
+		binding = s.proofKey.Thumbprint()
+	}
+	asked, _ := json.Marshal([]any{request.Form, request.Header, s.client.Expose, binding})
 	return vault.Digest(authserver.NewSecret(string(asked)))
 }
 
 // fetchKept gets a token by the refresh token that is kept.
 func (s *Source) fetchKept(ctx context.Context, request authserver.Request, settings *config.Settings, values []string, held *authserver.Token) (*authserver.Token, error) {
-	grant, asked := s.Grant(settings, values), s.askedFor(settings, values)
-	if err := s.checkSealed(ctx, grant); err != nil {
-		return nil, keptError{err}
-	}
+	grant := s.Grant(settings, values)
+	grant.AskedFor = s.askedFor(request)
 	known := knownOf(held, grant.Name)
+	var kept vault.Held
 	if known.Generation == 0 {
-		kept, err := load(ctx, s.grants.Vault, grant)
-		switch {
-		case errors.Is(err, vault.ErrAbsent) && !settings.FirstRefreshToken.IsZero():
-			known.RefreshToken = settings.FirstRefreshToken
-		case errors.Is(err, vault.ErrAbsent):
-			return nil, &GrantError{fmt.Errorf("%w: sign in with 'caddy upstream-oauth2 login %s'", err, s.name)}
-		case err != nil:
-			return nil, keptError{err}
-		case kept.SignIn != nil && kept.SignIn.Disconnected:
-			return nil, &GrantError{kept.SignIn}
-		case !kept.Doubtful && serves(kept.Record, asked):
+		var err error
+		if kept, err = s.firstOf(ctx, grant, settings); err != nil {
+			return nil, err
+		}
+		if !kept.Doubtful && serves(kept.Record, grant) {
 			return tokenOf(kept, grant.Name), nil
-		default:
-			known = kept.Record
 		}
+		known = kept.Record
 	}
-	for range 3 { // another process's token may be no fresher than ours
-		next, err := s.grants.Vault.Update(ctx, grant, known, func(ctx context.Context, held vault.Record) (vault.Record, error) {
-			return s.spend(ctx, request, held, asked)
+	next, err := s.grants.Vault.Update(ctx, grant, known, func(ctx context.Context, held vault.Record) (vault.Record, error) {
+		return s.spend(ctx, request, held)
+	})
+	if err == nil && next.Expired() { // another process has got it long ago
+		next, err = s.grants.Vault.Update(ctx, grant, next.Record, func(ctx context.Context, held vault.Record) (vault.Record, error) {
+			return s.spend(ctx, request, held)
 		})
-		switch {
-		case err != nil:
-			return nil, grantError(err)
-		case serves(next.Record, asked):
-			return tokenOf(next, grant.Name), nil
-		}
-		known = next.Record
 	}
-	return nil, errors.New("the grant was refreshed by others again and again, with no access token for this request")
+	switch {
+	case err == nil:
+		return tokenOf(next, grant.Name), nil
+	case serves(kept.Record, grant): // as it did before this process began
+		return tokenOf(kept, grant.Name), nil
+	}
+	return nil, grantError(err)
+}
+
+// firstOf returns what a client goes on with that has no token in hand: what is kept,
+// or the refresh token of the config.
+func (s *Source) firstOf(ctx context.Context, grant vault.Grant, settings *config.Settings) (vault.Held, error) {
+	kept, err := load(ctx, s.grants.Vault, grant)
+	switch {
+	case errors.Is(err, vault.ErrAbsent) && settings.FirstRefreshToken.IsZero():
+		return kept, &GrantError{fmt.Errorf("%w: sign in with 'caddy upstream-oauth2 login %s'", err, s.name)}
+	case errors.Is(err, vault.ErrAbsent):
+		return s.elsewhere(ctx, grant, settings)
+	case err != nil:
+		return kept, keptError{err}
+	case kept.SignIn != nil && kept.SignIn.Disconnected:
+		return kept, &GrantError{kept.SignIn}
+	}
+	return kept, nil
+}
+
+// elsewhere returns what begins a grant that is not kept yet. If the config has had no
+// key until now, it is the newest refresh token in memory; and if it has none any more,
+// the storage may hold the grant, and then the token of the config must not be spent.
+func (s *Source) elsewhere(ctx context.Context, grant vault.Grant, settings *config.Settings) (vault.Held, error) {
+	first := vault.Held{Record: vault.Record{RefreshToken: settings.FirstRefreshToken}}
+	if s.grants.Other == nil {
+		return first, nil
+	}
+	other, err := load(ctx, s.grants.Other, grant)
+	switch {
+	case errors.Is(err, vault.ErrAbsent):
+		return first, nil
+	case err != nil:
+		return first, keptError{err}
+	case other.SignIn != nil:
+		return first, &GrantError{other.SignIn}
+	}
+	first.RefreshToken = other.RefreshToken
+	return first, nil
 }
 
 // load loads a grant, and does not wait for a storage that hangs.
@@ -127,30 +163,17 @@ func load(ctx context.Context, v *vault.Vault, grant vault.Grant) (vault.Held, e
 	return v.Load(ctx, grant.Name)
 }
 
-// checkSealed returns an error if the storage holds the grant of a client that is
-// without the key to it.
-func (s *Source) checkSealed(ctx context.Context, grant vault.Grant) error {
-	if s.grants.Sealed == nil {
-		return nil
-	}
-	_, err := load(ctx, s.grants.Sealed, grant)
-	if missing, ok := errors.AsType[*vault.KeyError](err); ok {
-		return missing
-	}
-	return nil
-}
-
 // serves reports whether a record's access token is the one that is asked for.
-func serves(r vault.Record, asked string) bool {
-	return !r.AccessToken.IsZero() && r.AskedFor == asked && !r.Expired()
+func serves(r vault.Record, grant vault.Grant) bool {
+	return !r.AccessToken.IsZero() && r.AskedFor == grant.AskedFor && !r.Expired()
 }
 
 // spend gets the next generation of a grant for its refresh token.
-func (s *Source) spend(ctx context.Context, request authserver.Request, held vault.Record, asked string) (vault.Record, error) {
+func (s *Source) spend(ctx context.Context, request authserver.Request, held vault.Record) (vault.Record, error) {
 	request.Form = maps.Clone(request.Form)
 	request.Form["refresh_token"] = []string{held.RefreshToken.Reveal()}
 	request.Held = append(request.Held, held.RefreshToken, held.AccessToken)
-	token, err := request.Do(ctx, s.transport)
+	token, err := s.do(ctx, request)
 	if err != nil {
 		next := held
 		next.AccessToken, next.RefreshToken = authserver.Secret{}, authserver.Secret{}
@@ -161,7 +184,6 @@ func (s *Source) spend(ctx context.Context, request authserver.Request, held vau
 		return next, &vault.SpendError{Verdict: verdictOf(failed), Err: err}
 	}
 	next := s.Record(token, held)
-	next.AskedFor = asked
 	if err := s.CheckType(token); err != nil {
 		next.AccessToken = authserver.Secret{}
 		return next, err
@@ -192,6 +214,7 @@ func (s *Source) Record(token *authserver.Token, held vault.Record) vault.Record
 		life = l.Default
 	}
 	next := held
+	next.Answer = maps.Clone(held.Answer)
 	next.AccessToken, next.TokenType = token.AccessToken, token.Type
 	next.RefreshToken = token.RefreshToken
 	next.ObtainedAt, next.ExpiresAt = token.RequestedAt, token.RequestedAt.Add(life)
@@ -252,9 +275,10 @@ func grantError(err error) error {
 // fetchShared gets a token that all processes use.
 func (s *Source) fetchShared(ctx context.Context, request authserver.Request, settings *config.Settings, values []string, held *authserver.Token) (*authserver.Token, error) {
 	grant := vault.Grant{
-		Name:    s.sharedName(settings, values),
-		Label:   vault.Label{Client: s.name},
-		Timeout: s.client.RequestTimeout(),
+		Name:     s.sharedName(settings, values),
+		Label:    vault.Label{Client: s.name},
+		Timeout:  s.client.RequestTimeout(),
+		AskedFor: s.askedFor(request),
 	}
 	shared, err := s.grants.Vault.Share(ctx, grant, knownOf(held, grant.Name), func(ctx context.Context) (vault.Record, error) {
 		token, err := s.sendAddressed(ctx, request, settings)

@@ -2,8 +2,8 @@
 // settings, finds the endpoint, takes the newest refresh token, sends the request
 // over the client's transport, and says whether the answer is fit for use.
 //
-// It keeps what a client learns of its servers (Server) and the refresh tokens
-// that followed the configured one. Whether a token is fresh, who waits for it and
+// It keeps what a client learns of its servers (Server); grants are kept in
+// internal/vault. Whether a token is fresh, who waits for it and
 // when the next one is due, is none of its business.
 package tokensource
 
@@ -98,7 +98,7 @@ func (s *Source) Fetch(ctx context.Context, inputs []string, held *authserver.To
 		if metadata != nil && mayHaveMoved(err) {
 			s.server.renewSoon(metadata)
 		}
-		return nil, s.withBetterHint(err)
+		return nil, err
 	}
 	if err := s.CheckType(token); err != nil {
 		return nil, err
@@ -136,6 +136,12 @@ func (s *Source) Request(ctx context.Context, values []string) (authserver.Reque
 		Proof:     s.proofKey,
 		Nonces:    &s.server.nonces,
 	}, settings, metadata, nil
+}
+
+// do sends the request.
+func (s *Source) do(ctx context.Context, request authserver.Request) (*authserver.Token, error) {
+	token, err := request.Do(ctx, s.transport)
+	return token, s.withBetterHint(err)
 }
 
 // secretsOf returns what no error text may show of the token in hand.

@@ -55,7 +55,7 @@ type Record struct {
 	Previous   string `json:"previous,omitempty"`
 
 	// AskedFor is the digest of what the access token was asked for with: it is no
-	// answer to another question.
+	// answer to another question. The vault sets it.
 	AskedFor string `json:"asked_for,omitempty"`
 
 	// Answer holds members of the server's answer that are kept for other

@@ -29,7 +29,7 @@ func (v *Vault) Share(ctx context.Context, g Grant, known Record, fetch func(con
 			return Held{}, err
 		}
 		next.Generation = known.Generation + 1
-		next.Process, next.Attempt = v.process, randomID()
+		next.Process, next.Attempt, next.AskedFor = v.process, randomID(), g.AskedFor
 		err = v.store(ctx, g.Name, sharedObject, next.unsealed())
 		if err == nil {
 			v.report(Stored, g, next, next.Attempt, nil)
@@ -51,7 +51,7 @@ func (u *update) shared(ctx context.Context) (Held, error) {
 			return Held{}, nil
 		}
 		return Held{}, u.keyProblem(err)
-	case r.Attempt == u.known.Attempt, r.Expired():
+	case r.Attempt == u.known.Attempt, r.Expired(), !u.answers(r):
 		return Held{}, nil
 	}
 	u.v.report(Adopted, u.Grant, r, r.Attempt, nil)

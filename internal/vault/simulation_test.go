@@ -313,7 +313,7 @@ func (p *process) refresh(ctx context.Context) error {
 		held.ExpiresAt = time.Now().Add(tokenLife)
 		return held, nil
 	})
-	if took := time.Since(asked); took > p.grant.bound() {
+	if took := time.Since(asked); took > p.grant.Bound() {
 		p.fail("%s: the update took %s", p.name, took)
 	}
 	if err == nil {

@@ -9,7 +9,8 @@ import (
 // turn is one piece of work on a grant. There is one at a time in a process, also
 // while the storage hangs: what it does late must not meet what came after.
 type turn struct {
-	update bool          // so that others may join it
+	update bool // so that others may join it who ask for the same
+	asked  string
 	done   chan struct{} // closed when it has ended, and held and err are set
 	held   Held
 	err    error
@@ -18,13 +19,13 @@ type turn struct {
 // do makes the work a turn at the grant. An update joins another one that is under
 // way; all else waits until it can begin. ctx ends the wait, and never the work.
 func (v *Vault) do(ctx context.Context, g Grant, update bool, work func(context.Context) (Held, error)) (Held, error) {
-	late := time.NewTimer(g.bound())
+	late := time.NewTimer(g.Bound())
 	defer late.Stop()
 	for {
 		t, mine := v.begin(ctx, g, update, work)
 		select {
 		case <-t.done:
-			if mine || update && t.update {
+			if mine || update && t.update && t.asked == g.AskedFor {
 				return t.held, t.err
 			}
 		case <-ctx.Done():
@@ -33,7 +34,7 @@ func (v *Vault) do(ctx context.Context, g Grant, update bool, work func(context.
 			if u, ok := v.unstoredOf(g.Name); ok {
 				return Held{Record: u.record, Unstored: true}, nil
 			}
-			return Held{}, &StorageError{"update", fmt.Errorf("no answer within %s", g.bound())}
+			return Held{}, &StorageError{"update", fmt.Errorf("no answer within %s", g.Bound())}
 		}
 	}
 }
@@ -45,10 +46,10 @@ func (v *Vault) begin(ctx context.Context, g Grant, update bool, work func(conte
 	if t := v.turns[g.Name]; t != nil {
 		return t, false
 	}
-	t := &turn{update: update, done: make(chan struct{})}
+	t := &turn{update: update, asked: g.AskedFor, done: make(chan struct{})}
 	v.turns[g.Name] = t
 	go func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), g.bound()-storingTime)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), g.Bound()-storingTime)
 		defer cancel()
 		defer v.end(g.Name, t)
 		t.held, t.err = work(ctx)

@@ -131,7 +131,7 @@ func (u *update) choose(ctx context.Context, s *snapshot) (held Held, adopted bo
 	if err != nil {
 		return held, false, err
 	}
-	adopted = held.follows(u.known)
+	adopted = held.follows(u.known) && u.answers(held.Record)
 	if held.Generation > s.newest().Generation {
 		held, err = u.v.keep(ctx, u.Grant, held.Record)
 		if err != nil && !adopted {
@@ -215,7 +215,7 @@ func (u *update) successor(held, next Record) Record {
 	if next.SignedInAt.IsZero() {
 		next.SignedInAt = held.SignedInAt
 	}
-	next.Configured = u.Configured
+	next.Configured, next.AskedFor = u.Configured, u.AskedFor
 	next.Process, next.Attempt, next.Previous = u.v.process, u.intent.Attempt, held.digest()
 	return next
 }
@@ -247,6 +247,10 @@ func (u *update) secondLook(ctx context.Context, held Record, cause error) (Held
 			return Held{Record: held}, cause
 		}
 		if newest, _ := u.v.newest(s, u.Name); newest.follows(held) {
+			if !u.answers(newest.Record) {
+				u.settle(ctx, cause)
+				return Held{Record: held}, cause // the next update begins with that
+			}
 			u.v.report(Adopted, u.Grant, newest.Record, newest.Attempt, nil)
 			return newest, nil
 		}

@@ -111,12 +111,19 @@ type Grant struct {
 	// begins with; empty if somebody signs in.
 	Configured string
 
+	// AskedFor is the digest of what the access token is asked for with. One that was
+	// asked for otherwise does not serve; empty if any will do.
+	AskedFor string
+
 	// Timeout is how long one request that spends the refresh token may take.
 	Timeout time.Duration
 }
 
-// bound is how long an update takes at most.
-func (g Grant) bound() time.Duration {
+// answers reports whether the record's access token is what the grant is asked for.
+func (g Grant) answers(r Record) bool { return g.AskedFor == "" || g.AskedFor == r.AskedFor }
+
+// Bound is how long an update takes at most.
+func (g Grant) Bound() time.Duration {
 	return 2*g.Timeout + lockWait + readingTime + storingTime
 }
 
