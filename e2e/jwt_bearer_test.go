@@ -79,24 +79,25 @@ func TestJWTBearerRefusals(t *testing.T) {
 			name    string
 			inGrant func(*testing.T, *authServer, client, jose.JSONWebKey) string
 			says    string // in the log, so that the operator sees what was sent
+			unasked bool   // the server need not be asked
 		}{
 			{"another key under the same id", func(t *testing.T, s *authServer, _ client, key jose.JSONWebKey) string {
 				other := newKey(t, key.Algorithm)
 				other.KeyID = key.KeyID
 				return "key " + newFile(t, asJWK(t, other)) + "\naudience " + s.audience()
-			}, "was signed with RS256"},
+			}, "was signed with RS256", false},
 			{"an unknown key id", func(t *testing.T, s *authServer, _ client, key jose.JSONWebKey) string {
 				return "key " + newFile(t, asJWK(t, key)) + "\nkey_id nobody-knows-it\naudience " + s.audience()
-			}, `the key \"nobody-knows-it\"`},
+			}, `the key \"nobody-knows-it\"`, false},
 			{"another issuer", func(t *testing.T, s *authServer, _ client, key jose.JSONWebKey) string {
 				return "key " + newFile(t, asJWK(t, key)) + "\nissuer nobody\naudience " + s.audience()
-			}, `the assertion of \"nobody\"`},
+			}, `the assertion of \"nobody\"`, false},
 			{"another audience", func(t *testing.T, s *authServer, _ client, key jose.JSONWebKey) string {
 				return "key " + newFile(t, asJWK(t, key)) + "\naudience https://elsewhere.example"
-			}, `the audience \"https://elsewhere.example\"`},
+			}, `the audience \"https://elsewhere.example\"`, false},
 			{"expired", func(t *testing.T, s *authServer, c client, key jose.JSONWebKey) string {
 				return "assertion {file." + newFile(t, s.newAssertion(c, key, expired)) + "}"
-			}, "the refresh token or assertion is no longer valid"},
+			}, "assertion: has expired: supply one that has not", true},
 		} {
 			t.Run(kind.name+"/"+row.name, func(t *testing.T) {
 				t.Parallel()
@@ -108,8 +109,11 @@ func TestJWTBearerRefusals(t *testing.T) {
 					t.Errorf("the caller got %v, want 502", got)
 				}
 				eventually(t, "the log says why", func() bool {
-					return proxy.logged("the authorization server refused the token request (invalid_grant)") && proxy.logged(row.says)
+					return proxy.logged(row.says) && (row.unasked || proxy.logged("the authorization server refused the token request (invalid_grant)"))
 				})
+				if n := len(server.tokenRequests()); row.unasked && n > 0 {
+					t.Errorf("%d token requests, want none", n)
+				}
 				if seen := api.seen(); len(seen) > 0 {
 					t.Errorf("the API got %q", seen)
 				}
