@@ -123,6 +123,10 @@ type client struct {
 	// CertificateBound makes its access tokens good only with the certificate it asked for them with.
 	CertificateBound bool `json:"certificate_bound,omitempty"`
 
+	// GraceSeconds is how long a refresh token of it is still good after it was used. Only oidc-provider
+	// knows it.
+	GraceSeconds int `json:"grace_seconds,omitempty"`
+
 	keys    []jose.JSONWebKey
 	private []string // what tells its private keys; it stands nowhere but in their files
 }

@@ -22,6 +22,9 @@ func build() error {
 	if err := run("..", "go", "build", "-o", built("caddy"), "./cmd/caddy"); err != nil {
 		return err
 	}
+	if err := run("caddy-redis", "go", "build", "-o", built("caddy-redis"), "."); err != nil {
+		return err
+	}
 	if err := run(".", "go", "build", "-o", built("zitadel"), "./zitadel"); err != nil {
 		return err
 	}

@@ -3,7 +3,7 @@
 //
 //	go test ./...
 //
-// It needs Go, a C compiler, node and npm, listens on loopback only, and ends what it started. With -v it prints what it
+// It needs Go, a C compiler, node, npm and redis-server, listens on loopback only, and ends what it started. With -v it prints what it
 // measured.
 //
 //	traffic ──► proxy: Caddy with the plugin ──────────► resource: an API that refuses bad tokens
@@ -20,4 +20,6 @@
 // (client_assertion_test.go, assertion_file_test.go, tls_client_auth_test.go, bound_tokens_test.go,
 // jwt_bearer_test.go), which range over the servers that know them; DPoP, certificates and token exchange run
 // against oidc-provider alone.
+//
+// Where grants are kept (keeping_test.go), several Caddys share a storage (storage.go) and are killed (replica.go).
 package e2e

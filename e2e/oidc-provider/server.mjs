@@ -6,7 +6,8 @@
 //
 //	{"id", "secret", "grants": [grant types], "redirect_uris": [...], "token_seconds": life of its access tokens,
 //	 "auth_method": how it proves itself, "jwks": its public keys, "certificate_name": the DNS name in its certificate,
-//	 "certificate_bound": whether its access tokens are bound to its certificate}
+//	 "certificate_bound": whether its access tokens are bound to its certificate,
+//	 "grace_seconds": how long a refresh token is still good after it was used}
 //
 // "mtls": {"token_endpoint", "ca": PEM} is the token endpoint's address for clients with a certificate, and who
 // issues those. What ends TLS there passes the client's on in the field X-Client-Cert, as base64.
@@ -17,7 +18,8 @@
 // "trusted": [{"issuer", "key": public JWK}] are those whose assertions it takes for a grant (RFC 7523 section 2.1).
 //
 // Clients may ask for the scopes below. Without a resource (RFC 8707) their access tokens are opaque,
-// with one they are JWTs for it. Refresh tokens rotate, and using one twice revokes the whole grant.
+// with one they are JWTs for it. Refresh tokens rotate, and using one twice revokes the whole grant, unless the
+// client has a grace.
 import { hash, randomBytes, X509Certificate } from 'node:crypto';
 import { importJWK, jwtVerify } from 'jose';
 import Provider, { errors } from 'oidc-provider';
@@ -41,8 +43,22 @@ const clientCertificate = (ctx) => {
 // The built-in memory forgets all but the latest 1,000 tokens, sessions and used assertions.
 const memory = new LRU({ maxSize: 1_000_000 });
 
+const graces = new Map(clients.map((client) => [client.id, client.grace_seconds ?? 0]));
+
+class Adapter extends MemoryAdapter {
+  async consume(id) {
+    const { clientId } = await this.find(id);
+    const grace = this.model === 'RefreshToken' ? graces.get(clientId) : 0;
+    if (grace) {
+      setTimeout(() => super.consume(id), grace * 1000);
+    } else {
+      await super.consume(id);
+    }
+  }
+}
+
 const provider = new Provider(issuer, {
-  adapter: (model) => new MemoryAdapter(model, memory),
+  adapter: (model) => new Adapter(model, memory),
   clients: clients.map(({ id, secret, grants, redirect_uris = [], auth_method, jwks, certificate_name, certificate_bound = false }) => ({
     client_id: id,
     ...(!auth_method || auth_method.startsWith('client_secret') ? { client_secret: secret } : {}),
