@@ -235,3 +235,11 @@ func (f *front) tokenRequests() []tokenRequest {
 func (f *front) granted() []tokenRequest {
 	return slices.DeleteFunc(f.tokenRequests(), func(r tokenRequest) bool { return r.status != http.StatusOK })
 }
+
+// awaitTokenRequest waits for the next one, and no longer than that.
+func (f *front) awaitTokenRequest(patience time.Duration) {
+	before := len(f.tokenRequests())
+	for end := time.Now().Add(patience); len(f.tokenRequests()) == before && time.Now().Before(end); {
+		<-time.After(time.Millisecond)
+	}
+}
