@@ -12,9 +12,10 @@ import (
 // that has been good for a while was more likely revoked, and is replaced.
 const freshlyIssued = time.Minute
 
-// apiRejected is told of each request whose token the API rejects. It logs, once
-// for each token, that a fresh one is rejected: another will hardly help.
+// apiRejected is told of each request whose token the API rejects. It counts them, and
+// logs, once for each token, that a fresh one is rejected: another will hardly help.
 func (c *client) apiRejected(r upstream.Rejection) {
+	c.counters.replays[string(r.Outcome)].Add(1)
 	switch {
 	case r.Outcome == upstream.RejectedAgain:
 	case r.Outcome == upstream.NotReplayed && time.Since(r.Token.RequestedAt) < freshlyIssued:

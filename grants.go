@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"sync"
 	"time"
 
@@ -26,58 +25,19 @@ type keeper struct {
 	sealed *vault.Vault // in the storage
 	memory *vault.Vault // of clients without an encryption_key, until the process ends
 
-	mu      sync.Mutex
-	started []*App // the newest last
-	first   *App   // that has not started, while there is none that has
-	swept   time.Time
+	mu    sync.Mutex
+	swept time.Time
 }
 
 func newKeeper() *keeper {
 	k, inMemory := new(keeper), vault.InMemory()
-	k.sealed = vault.New(func() vault.Config { return k.newest().keeping() })
+	k.sealed = vault.New(func() vault.Config { return loaded.inForce().keeping() })
 	k.memory = vault.New(func() vault.Config {
 		c := inMemory
-		c.Observe = k.newest().reportGrant
+		c.Observe = loaded.inForce().reportGrant
 		return c
 	})
 	return k
-}
-
-// lend makes the app's storage and keys those that are used while no other app has
-// started: of the first config, requests may come before Start.
-func (k *keeper) lend(a *App) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if len(k.started) == 0 {
-		k.first = a
-	}
-}
-
-// start makes the app's storage and keys those that are used from now on. A config
-// that is refused gets no grant to see.
-func (k *keeper) start(a *App) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.started, k.first = append(k.started, a), nil
-}
-
-// takeBack ends the use of the app's storage and keys.
-func (k *keeper) takeBack(a *App) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.started = slices.DeleteFunc(k.started, func(other *App) bool { return other == a })
-	if k.first == a {
-		k.first = nil
-	}
-}
-
-func (k *keeper) newest() *App {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if n := len(k.started); n > 0 {
-		return k.started[n-1]
-	}
-	return k.first
 }
 
 // provisionKeeping loads the storage and reads the keys. It asks the storage for
@@ -108,7 +68,7 @@ func (a *App) provisionKeeping(ctx caddy.Context) error {
 			a.logs.logger.Warn("a credential stands in the config, where the admin API and its autosave show it: write {env.NAME} or {file./absolute/path} instead", zap.Strings("options", []string{option}))
 		}
 	}
-	grants.lend(a)
+	loaded.add(a)
 	return nil
 }
 
@@ -182,7 +142,10 @@ func (a *App) keeping() vault.Config {
 	_ = a.keys.read(a)
 	a.keys.mu.Lock()
 	defer a.keys.mu.Unlock()
-	return vault.Config{Storage: a.storage, Key: a.keys.newest, PreviousKey: a.keys.previous, Observe: a.reportGrant}
+	return vault.Config{Storage: a.storage, Key: a.keys.newest, PreviousKey: a.keys.previous, Observe: func(o vault.Outcome) {
+		countOperation(o)
+		a.reportGrant(o)
+	}}
 }
 
 // grantsOf says where a client's grant or shared token is kept.

@@ -48,13 +48,14 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, next caddyhttp.H
 		return h.withoutToken(w, r, next, flaw)
 	}
 	entry := h.live.shared.cache.Entry(values)
-	token, _, err := entry.Token(r.Context())
+	token, how, err := entry.Token(r.Context())
 	if err == nil {
 		err = h.live.CheckType(token)
 	}
 	if err != nil {
 		return h.withoutToken(w, r, next, err)
 	}
+	h.live.counters.injections[string(how)].Add(1)
 	if names := h.live.definition.Expose; len(names) > 0 {
 		e := exposing{tokens{entry}, names, r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)}
 		e.expose(token)
@@ -114,12 +115,14 @@ var errTrace = errors.New("TRACE is refused: its answer would show the access to
 // client it was from {http.upstream_oauth2.client}.
 func (h *Handler) withoutToken(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, err error) error {
 	r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer).Set("http.upstream_oauth2.client", h.live.name)
+	h.live.retryIfChanged()
+	if h.live.definition.PassesWithoutToken() && r.Context().Err() == nil {
+		h.live.counters.injections[howPassed].Add(1)
+		return h.upstream.SendWithout(w, r, next)
+	}
+	h.live.counters.injections[howFailed].Add(1)
 	if r.Context().Err() != nil {
 		return callerLeft.write(w, h.live.name)
-	}
-	h.live.retryIfChanged()
-	if h.live.definition.PassesWithoutToken() {
-		return h.upstream.SendWithout(w, r, next)
 	}
 	if caller, ok := errors.AsType[*config.CallerError](err); ok {
 		h.live.accountLogger.Info("request refused without a token request", zap.Error(caller))

@@ -63,6 +63,7 @@ type App struct {
 	keys    *keys
 	named   map[string]*client
 	live    []*client
+	running bool // see apps.starts
 }
 
 // CaddyModule returns the Caddy module information.
@@ -82,6 +83,9 @@ func (a *App) UnmarshalJSON(data []byte) error {
 // Provision sets up the named clients.
 func (a *App) Provision(ctx caddy.Context) error {
 	a.ctx, a.logs = ctx, newLogs(ctx.Logger())
+	if err := registerMetrics(ctx.GetMetricsRegistry()); err != nil {
+		return err
+	}
 	if err := a.provisionKeeping(ctx); err != nil {
 		return err
 	}
@@ -149,14 +153,12 @@ func (a *App) noClient(name string) error {
 }
 
 // Start implements caddy.App. The work begins when every app has started.
-func (a *App) Start() error {
-	grants.start(a)
-	return nil
-}
+func (a *App) Start() error { return nil }
 
 // Handle implements caddyevents.Handler: every app has started, so all routes can be
 // seen, and a token endpoint that is a site of this Caddy can be reached.
 func (a *App) Handle(context.Context, caddy.Event) error {
+	loaded.starts(a)
 	a.warnOfRoutes()
 	go a.warm()
 	go a.maintain()
@@ -196,7 +198,7 @@ func (a *App) Stop() error {
 
 // Cleanup leaves the caches of all clients, those of handlers included.
 func (a *App) Cleanup() error {
-	grants.takeBack(a)
+	loaded.remove(a)
 	var errs []error
 	for _, client := range a.live {
 		errs = append(errs, client.close())

@@ -35,8 +35,9 @@ type client struct {
 	warned    atomic.Pointer[authserver.Token] // the token that apiRejected last told of
 	overwrote sync.Once
 
-	key    sharingKey
-	shared *shared
+	key      sharingKey
+	shared   *shared
+	counters *counters
 
 	proofKey     *authserver.ProofKey // nil without dpop
 	upstreamBase string               // likewise
@@ -113,9 +114,11 @@ func (c *client) open(ctx caddy.Context, app *App) error {
 			return errors.Join(err, closeShared(c.key, c.shared))
 		}
 	}
+	c.counters = counted.open(c.name)
 	c.Source = tokensource.New(tokensource.Options{
 		Name: c.name, Client: c.definition, Resolver: c.resolver, Transport: transport,
 		Server: &c.shared.server, ProofKey: c.proofKey, Grants: grants, Logger: c.logger,
+		Requested: c.counters.requested,
 	})
 	c.shared.cache.Lend(c)
 	return nil
@@ -145,6 +148,7 @@ func (c *client) retryIfChanged() {
 // close leaves the cache, which ends with its last client.
 func (c *client) close() error {
 	c.shared.cache.TakeBack(c)
+	counted.close(c.name)
 	c.resolver.Close()
 	return closeShared(c.key, c.shared)
 }

@@ -2,6 +2,7 @@ package tokencache
 
 import (
 	"context"
+	"iter"
 	"time"
 )
 
@@ -67,14 +68,15 @@ func (c *Cache) Accounts() int {
 	return int(c.accounts.counts[good].Load())
 }
 
-// Failures returns how many fetches of an account have failed in a row, of the
-// account with the most of them.
-func (c *Cache) Failures() int {
-	most := 0
-	for _, e := range c.entries() {
-		most = max(most, e.Status().Failures)
+// Statuses returns what there is to say about each entry that is held.
+func (c *Cache) Statuses() iter.Seq[Status] {
+	return func(yield func(Status) bool) {
+		for _, e := range c.entries() {
+			if !yield(e.Status()) {
+				return
+			}
+		}
 	}
-	return most
 }
 
 // Known is Entry for those who ask about an account, and want no token for it: nil

@@ -29,7 +29,7 @@ func (s *Source) addressed(settings *config.Settings) authserver.ClientAuth {
 // server does not accept the client by the default one. The endpoint is a safe
 // audience, as it is the very URL that the assertion goes to.
 func (s *Source) sendAddressed(ctx context.Context, request authserver.Request, settings *config.Settings) (*authserver.Token, error) {
-	token, err := s.do(ctx, request)
+	token, err := s.send(ctx, request)
 	auth, ok := request.Auth.(authserver.Addressed)
 	if !ok || settings.Issuer == "" || settings.Audience != config.DefaultAudience || s.server.audienceKnown() {
 		return token, err
@@ -43,7 +43,7 @@ func (s *Source) sendAddressed(ctx context.Context, request authserver.Request, 
 		return token, err
 	}
 	request.Auth = auth.For(settings.TokenEndpoint, "JWT")
-	if token, err = s.do(ctx, request); err == nil {
+	if token, err = s.send(ctx, request); err == nil {
 		s.server.learnAudience(endpointAudience)
 		s.logger.Info("the server takes the client's assertion for its token endpoint, and not for its issuer; 'audience token_endpoint' in the block of 'client_auth' saves a request at each start")
 	}

@@ -173,7 +173,7 @@ func (s *Source) spend(ctx context.Context, request authserver.Request, held vau
 	request.Form = maps.Clone(request.Form)
 	request.Form["refresh_token"] = []string{held.RefreshToken.Reveal()}
 	request.Held = append(request.Held, held.RefreshToken, held.AccessToken)
-	token, err := s.do(ctx, request)
+	token, err := s.send(ctx, request)
 	if err != nil {
 		next := held
 		next.AccessToken, next.RefreshToken = authserver.Secret{}, authserver.Secret{}

@@ -32,6 +32,7 @@ type Source struct {
 	grants    Grants
 	name      string // of the client
 	logger    *zap.Logger
+	requested func(time.Duration, error)
 	anyType   bool // the config says how to send the token, whatever its type
 }
 
@@ -45,14 +46,23 @@ type Options struct {
 	ProofKey  *authserver.ProofKey // nil without dpop
 	Grants    Grants
 	Logger    *zap.Logger
+
+	// Requested is told how long each token request took and what came of it, nil
+	// if nobody wants to know. Where the server's metadata cannot be had, and so no
+	// token request be made, it is told of that.
+	Requested func(took time.Duration, err error)
 }
 
 // New returns a source.
 func New(o Options) *Source {
+	if o.Requested == nil {
+		o.Requested = func(time.Duration, error) {}
+	}
 	return &Source{
 		client: o.Client, inputs: o.Client.Inputs(), resolver: o.Resolver, transport: o.Transport,
 		server: o.Server, proofKey: o.ProofKey, grants: o.Grants, name: o.Name, logger: o.Logger,
-		anyType: o.Client.TakesAnyTokenType(),
+		requested: o.Requested,
+		anyType:   o.Client.TakesAnyTokenType(),
 	}
 }
 
@@ -75,8 +85,10 @@ var userAgent = func() string {
 func (s *Source) Fetch(ctx context.Context, inputs []string, held *authserver.Token) (*authserver.Token, error) {
 	prepared, cancel := context.WithTimeout(ctx, s.client.RequestTimeout()) // files, metadata and token together
 	defer cancel()
+	began := time.Now()
 	request, settings, metadata, err := s.Request(prepared, inputs)
 	if err != nil {
+		s.requested(time.Since(began), err)
 		return nil, err
 	}
 	end, err := s.endOfExchanged(settings, time.Now())
@@ -138,9 +150,11 @@ func (s *Source) Request(ctx context.Context, values []string) (authserver.Reque
 	}, settings, metadata, nil
 }
 
-// do sends the request.
-func (s *Source) do(ctx context.Context, request authserver.Request) (*authserver.Token, error) {
+// send sends a token request, and tells what came of it.
+func (s *Source) send(ctx context.Context, request authserver.Request) (*authserver.Token, error) {
+	began := time.Now()
 	token, err := request.Do(ctx, s.transport)
+	s.requested(time.Since(began), err)
 	return token, s.withBetterHint(err)
 }
 
