@@ -84,3 +84,28 @@ func (a *App) clients() []*client {
 		return cmp.Or(strings.Compare(x.name, y.name), strings.Compare(x.key.settings, y.key.settings))
 	})
 }
+
+// find returns the client of that name; nil if there is none.
+func (a *App) find(name string) *client {
+	for _, c := range a.clients() {
+		if c.name == name {
+			return c
+		}
+	}
+	return nil
+}
+
+// notReady returns the names of those clients among the named ones, or among all
+// without accounts, that have no token to use.
+func (a *App) notReady(names []string) []string {
+	var missing []string
+	for _, c := range a.clients() {
+		if len(c.inputs) > 0 || len(names) > 0 && !slices.Contains(names, c.name) {
+			continue
+		}
+		if !c.shared.cache.Entry(nil).Ready() {
+			missing = append(missing, c.name)
+		}
+	}
+	return slices.Compact(missing)
+}

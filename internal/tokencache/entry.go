@@ -130,6 +130,10 @@ type Entry struct {
 	dormant  bool        // nobody asked when the timer fired: how things are now is unknown
 	stopped  bool        // no timer any more
 	rejected time.Time   // when a rejection last led to a fetch
+
+	// What Forget dropped: the next fetch is to bring another one, and what is kept
+	// beside the token may be needed for that.
+	forgotten *authserver.Token
 }
 
 // failure is a failed fetch.
@@ -394,7 +398,7 @@ func (e *Entry) fetchNow() *call {
 	if e.account != nil {
 		e.cache.accounts.began(e.account, e.call)
 	}
-	var held *authserver.Token
+	held := e.forgotten
 	if h := e.held.Load(); h != nil {
 		held = h.Token
 	}
@@ -484,7 +488,7 @@ func (e *Entry) keep(token *authserver.Token) Outcome {
 		RenewIn:  held.renewAt.Sub(now),
 	}
 	e.held.Store(held)
-	e.failures = 0
+	e.failures, e.forgotten = 0, nil
 	e.schedule(held.renewAt)
 	return o
 }
@@ -603,4 +607,5 @@ func (e *Entry) discard() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.held.Store(nil)
+	e.forgotten = nil
 }

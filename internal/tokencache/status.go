@@ -126,11 +126,32 @@ func (e *Entry) asksForTime(now time.Time) bool {
 	return e.failures > 0 && !reached(e.failure.at.Add(retryAfter(e.failure.err)), now)
 }
 
+// Ready reports whether there is a token to use. It counts as a request for it and
+// waits for none: a program that is asked for nothing else until it is ready would
+// else never fetch again once its token has expired.
+func (e *Entry) Ready() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	held := e.held.Load()
+	phase := held.phase(time.Now())
+	if phase == fresh {
+		held.markUsed()
+		return true
+	}
+	e.wanted = true
+	if e.call == nil && (e.failures == 0 || e.dormant) {
+		e.fetchNow().probe = e.failures > 0
+	}
+	return phase != absent
+}
+
 // Forget drops the token. The next request has a new one fetched.
 func (e *Entry) Forget() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.held.Store(nil)
+	if held := e.held.Swap(nil); held != nil {
+		e.forgotten = held.Token
+	}
 }
 
 // Forget drops all tokens.

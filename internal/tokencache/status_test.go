@@ -246,6 +246,75 @@ func TestForget(t *testing.T) {
 	})
 }
 
+// TestForgottenTokenIsNotFetchedAgain: the source learns which one it was, as what it
+// keeps may have it still.
+func TestForgottenTokenIsNotFetchedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		source := new(tellsHeld)
+		cache := open(t, twentyPercent, source)
+		entry := cache.Entry(nil)
+		for range 2 {
+			_, _, _ = entry.Token(t.Context())
+			entry.Forget()
+		}
+		first, _, _ := entry.Token(t.Context())
+		if source.held[0] != nil || source.held[1] == nil || source.held[2] == nil || source.held[1] == source.held[2] {
+			t.Errorf("the source was told of %v", source.held)
+		}
+		time.Sleep(55 * time.Second)
+		_, _, _ = entry.Token(t.Context())
+		synctest.Wait()
+		if source.held[3] != first {
+			t.Error("a renewal was told of another token than the one in hand")
+		}
+	})
+}
+
+// tellsHeld is a source that remembers which token was in hand at each fetch.
+type tellsHeld struct {
+	held []*authserver.Token
+}
+
+func (s *tellsHeld) Fetch(_ context.Context, _ []string, held *authserver.Token) (*authserver.Token, error) {
+	s.held = append(s.held, held)
+	token := authserver.NewToken("token", "Bearer")
+	token.Lifetime, token.RequestedAt = time.Minute, time.Now()
+	return token, nil
+}
+
+func (*tellsHeld) Report(Outcome) {}
+
+func TestReady(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var down outage
+		r := newRig(t, twentyPercent, down.script(answer{lifetime: time.Minute}, answer{err: errDown}))
+		entry := r.cache.Entry(nil)
+		ready := func(when string, want bool) {
+			t.Helper()
+			synctest.Wait()
+			if got := entry.Ready(); got != want {
+				t.Errorf("%s Ready is %t", when, got)
+			}
+		}
+		ready("before the first token", false)
+		ready("once it has come", true)
+		for range 60 { // who asks for nothing else
+			time.Sleep(10 * time.Second)
+			ready("while it is asked", true)
+		}
+		time.Sleep(time.Hour)
+		ready("after an hour in which nobody asked", false)
+		ready("right after that", true)
+
+		down.on.Store(true)
+		time.Sleep(2 * time.Minute)
+		ready("in an outage", false)
+		down.on.Store(false)
+		time.Sleep(2 * time.Minute)
+		ready("after it", true)
+	})
+}
+
 func TestRetryNow(t *testing.T) {
 	refused := answer{err: errRefused}
 
