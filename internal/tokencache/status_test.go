@@ -311,7 +311,8 @@ func TestReady(t *testing.T) {
 		ready("in an outage", false)
 		down.on.Store(false)
 		time.Sleep(2 * time.Minute)
-		ready("after it", true)
+		ready("when it is over", false)
+		ready("right after that", true)
 	})
 }
 
