@@ -64,6 +64,8 @@ type App struct {
 	named   map[string]*client
 	live    []*client
 	running bool // see apps.starts
+
+	expected []string // the clients that matchers name
 }
 
 // CaddyModule returns the Caddy module information.
@@ -153,7 +155,7 @@ func (a *App) noClient(name string) error {
 }
 
 // Start implements caddy.App. The work begins when every app has started.
-func (a *App) Start() error { return nil }
+func (a *App) Start() error { return a.checkExpected() }
 
 // Handle implements caddyevents.Handler: every app has started, so all routes can be
 // seen, and a token endpoint that is a site of this Caddy can be reached.
