@@ -8,12 +8,13 @@ import (
 	"github.com/upstream-oauth2/caddy-upstream-oauth2/internal/vault"
 )
 
-// reportGrant logs what happens to grants. No token shows: the beginning of a digest
+// reportGrant logs, and emits as events, what happens to grants. No token shows: the beginning of a digest
 // tells one generation from another.
 func (a *App) reportGrant(o vault.Outcome) {
 	if a == nil || o.Event == vault.Operated {
 		return
 	}
+	emitGrant(o)
 	logger := a.logs.logger.With(zap.String("client", o.Label.Client))
 	if o.Label.Account != "" {
 		logger = a.logs.sample().With(zap.String("client", o.Label.Client), zap.String("account", short(string(o.Grant))))

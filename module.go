@@ -66,6 +66,9 @@ type App struct {
 	running bool // see apps.starts
 
 	expected []string // the clients that matchers name
+
+	events *caddyevents.App
+	queue  chan event
 }
 
 // CaddyModule returns the Caddy module information.
@@ -107,7 +110,8 @@ func (a *App) Provision(ctx caddy.Context) error {
 	if err != nil {
 		return err
 	}
-	return events.(*caddyevents.App).On("started", a)
+	a.events, a.queue = events.(*caddyevents.App), make(chan event, maxEvents)
+	return a.events.On("started", a)
 }
 
 // open returns the client of that name, made from definition. A name stands for
@@ -161,6 +165,7 @@ func (a *App) Start() error { return a.checkExpected() }
 // seen, and a token endpoint that is a site of this Caddy can be reached.
 func (a *App) Handle(context.Context, caddy.Event) error {
 	loaded.starts(a)
+	go a.emitEvents()
 	a.warnOfRoutes()
 	go a.warm()
 	go a.maintain()

@@ -31,8 +31,9 @@ func newLogs(logger *zap.Logger) logs {
 }
 
 // Report implements tokencache.Source: it logs how a token request went, so that a
-// person can act on it.
+// person can act on it, and emits an event for programs.
 func (c *client) Report(o tokencache.Outcome) {
+	defer c.emitOutcome(o)
 	logger := c.logger
 	if o.Account != "" {
 		logger = c.accountLogger.With(zap.String("account", o.Account))
