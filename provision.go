@@ -37,6 +37,7 @@ type client struct {
 
 	key      sharingKey
 	shared   *shared
+	grants   tokensource.Grants
 	counters *counters
 
 	proofKey     *authserver.ProofKey // nil without dpop
@@ -100,8 +101,7 @@ func (c *client) open(ctx caddy.Context, app *App) error {
 		return err
 	}
 
-	grants, err := app.grantsOf(c)
-	if err != nil {
+	if c.grants, err = app.grantsOf(c); err != nil {
 		return err
 	}
 
@@ -117,7 +117,7 @@ func (c *client) open(ctx caddy.Context, app *App) error {
 	c.counters = counted.open(c.name)
 	c.Source = tokensource.New(tokensource.Options{
 		Name: c.name, Client: c.definition, Resolver: c.resolver, Transport: transport,
-		Server: &c.shared.server, ProofKey: c.proofKey, Grants: grants, Logger: c.logger,
+		Server: &c.shared.server, ProofKey: c.proofKey, Grants: c.grants, Logger: c.logger,
 		Requested: c.counters.requested,
 	})
 	c.shared.cache.Lend(c)

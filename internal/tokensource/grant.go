@@ -170,6 +170,9 @@ func serves(r vault.Record, grant vault.Grant) bool {
 
 // spend gets the next generation of a grant for its refresh token.
 func (s *Source) spend(ctx context.Context, request authserver.Request, held vault.Record) (vault.Record, error) {
+	if held.RefreshToken.IsZero() {
+		return held, &vault.SpendError{Verdict: vault.Rejected, Err: errNoRefreshToken}
+	}
 	request.Form = maps.Clone(request.Form)
 	request.Form["refresh_token"] = []string{held.RefreshToken.Reveal()}
 	request.Held = append(request.Held, held.RefreshToken, held.AccessToken)
@@ -190,6 +193,9 @@ func (s *Source) spend(ctx context.Context, request authserver.Request, held vau
 	}
 	return next, nil
 }
+
+// errNoRefreshToken is for a grant whose server gave an access token alone.
+var errNoRefreshToken = errors.New("the server gave no refresh token when somebody signed in, and the access token has expired")
 
 // verdictOf says what a failed request tells about the refresh token in it.
 func verdictOf(failed *authserver.Error) vault.Verdict {

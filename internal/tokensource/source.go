@@ -209,6 +209,17 @@ func (s *Source) discover(ctx context.Context, settings *config.Settings) (*auth
 	if settings.TokenEndpoint != "" {
 		return nil, nil
 	}
+	metadata, err := s.metadata(ctx, settings)
+	if err != nil {
+		return nil, err
+	}
+	settings.TokenEndpoint = metadata.TokenEndpointFor(s.transport.presentsCertificate())
+	return metadata, nil
+}
+
+// metadata returns the issuer's metadata, of a server that supports what the config
+// asks of it.
+func (s *Source) metadata(ctx context.Context, settings *config.Settings) (*authserver.Metadata, error) {
 	metadata, err := s.server.discover(ctx, s.client.RequestTimeout(), func(ctx context.Context) (*authserver.Metadata, error) {
 		return authserver.MetadataRequest{
 			Issuer:    settings.Issuer,
@@ -224,7 +235,6 @@ func (s *Source) discover(ctx context.Context, settings *config.Settings) (*auth
 		s.server.renewSoon(metadata)
 		return nil, err
 	}
-	settings.TokenEndpoint = metadata.TokenEndpointFor(s.transport.presentsCertificate())
 	return metadata, nil
 }
 

@@ -3,6 +3,7 @@ package vault
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"time"
 )
 
@@ -40,15 +41,16 @@ func (v *Vault) List(ctx context.Context) ([]Entry, error) {
 	}
 	entries := make([]Entry, 0, len(names))
 	for _, name := range names {
-		entries = append(entries, v.entry(ctx, name))
+		entries = append(entries, v.Entry(ctx, name))
 	}
 	return entries, nil
 }
 
-func (v *Vault) entry(ctx context.Context, name Name) Entry {
+// Entry returns what List would of that grant. Its Err is ErrAbsent if there is none.
+func (v *Vault) Entry(ctx context.Context, name Name) Entry {
 	e := Entry{Name: name}
 	old, err := v.load(ctx, name, indexObject, &e.Label)
-	if err != nil {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		e.Err = err
 		return e
 	}
