@@ -10,6 +10,8 @@ import (
 	"github.com/upstream-oauth2/caddy-upstream-oauth2/internal/vault"
 )
 
+var errInMemory = errors.New("the refresh token that followed is in memory alone")
+
 // Import keeps a refresh token that was given elsewhere, and refreshes it once, by the
 // vault's rules: so it is durable before it is spent. Whoever had it must not use it
 // any more. Where the server rejects it, the grant that it was to replace is put back.
@@ -42,6 +44,9 @@ func (c *Client) Import(ctx context.Context, account string, refreshToken authse
 		return nil, failed
 	}
 	held, err := c.Vault.Load(ctx, grant.Name)
+	if err == nil && held.Unstored {
+		err = c.storeAgain(context.WithoutCancel(ctx), &vault.StorageError{Operation: "store", Err: errInMemory})
+	}
 	if err != nil {
 		return nil, err
 	}

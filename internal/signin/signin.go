@@ -121,9 +121,25 @@ func (c *Client) put(ctx context.Context, grant vault.Grant, record vault.Record
 	if err != nil {
 		return err
 	}
-	_, err = c.Vault.Put(ctx, grant, record, replace || !isAlive(held))
+	kept, err := c.Vault.Put(ctx, grant, record, replace || !isAlive(held))
+	if err != nil && kept.Unstored {
+		return c.storeAgain(ctx, err)
+	}
 	return err
 }
+
+// storeAgain tries once more to store what is in memory alone; failed is why it is.
+func (c *Client) storeAgain(ctx context.Context, failed error) error {
+	ctx, cancel := context.WithTimeout(ctx, storingTime)
+	defer cancel()
+	if c.Vault.Flush(ctx) != nil {
+		return failed
+	}
+	return nil
+}
+
+// storingTime is how long it is tried to store what somebody has consented to.
+const storingTime = 10 * time.Second
 
 // changed tells that requests have another grant from now on.
 func (c *Client) changed(values []string) {

@@ -1,6 +1,7 @@
 package vault
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io/fs"
@@ -29,7 +30,7 @@ func (v *Vault) Put(ctx context.Context, g Grant, r Record, replace bool) (Held,
 		if r.SignedInAt.IsZero() {
 			r.SignedInAt = time.Now()
 		}
-		r.Configured, r.AskedFor, r.Process, r.Attempt = g.Configured, g.AskedFor, v.process, randomID()
+		r.Configured, r.AskedFor, r.Process, r.Attempt = g.Configured, cmp.Or(g.AskedFor, r.AskedFor), v.process, randomID()
 		return v.keep(ctx, g, r)
 	})
 }

@@ -1,0 +1,6 @@
+//go:build !unix
+
+package terminal
+
+// OtherOwner returns "": whose a folder is says little here.
+func OtherOwner(string) string { return "" }
