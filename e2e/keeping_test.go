@@ -147,12 +147,18 @@ func TestReplicasAreKilled(t *testing.T) {
 					}
 				}
 				signIn()
+				lost := 0
+				signInAgain := func() {
+					if n := len(losses(server)); n > lost {
+						lost = n
+						signIn()
+					}
+				}
 				cluster := startCluster(t, 3, start(t), server, client, api, server.directive(client),
 					"grant refresh_token {\nrefresh_token {file."+tokenFile+"}\n}", "timeout 2s", "refresh_ahead 50%")
 				flows := cluster.load(1)
 
 				var kills []time.Time
-				lost := 0
 				for end := time.Now().Add(*keepingFor); time.Now().Before(end); {
 					victims := cluster.replicas
 					if rand.N(2) == 0 { // one at any time, or all as one of them refreshes
@@ -170,17 +176,14 @@ func TestReplicasAreKilled(t *testing.T) {
 					for _, victim := range victims {
 						victim.start()
 					}
-					if n := len(losses(server)); n > lost {
-						lost = n
-						signIn()
-					}
-				}
-				if len(losses(server)) > lost {
-					signIn()
+					signInAgain()
 				}
 
 				for _, r := range cluster.replicas {
-					eventually(t, "all serve requests", func() bool { return get(t.Context(), http.DefaultClient, r.URL).status == http.StatusOK })
+					eventually(t, "all serve requests", func() bool {
+						signInAgain()
+						return get(t.Context(), http.DefaultClient, r.URL).status == http.StatusOK
+					})
 				}
 				served := 0
 				for _, flow := range flows {
