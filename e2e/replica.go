@@ -23,6 +23,8 @@ type cluster struct {
 	lines    string // of the directive
 	replicas []*replica
 
+	searched sync.Once
+
 	mu   sync.Mutex
 	logs []string // the files of all processes there have been
 }
@@ -137,7 +139,10 @@ func (cl *cluster) texts() []string {
 	return texts
 }
 
-func (cl *cluster) searchForSecrets() {
+// searchForSecrets is called at the end of the test at the latest. Once is enough.
+func (cl *cluster) searchForSecrets() { cl.searched.Do(cl.search) }
+
+func (cl *cluster) search() {
 	cl.t.Helper()
 	dump, err := cl.storage.dump()
 	if err != nil {

@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -15,6 +16,9 @@ type storage struct {
 	caddy  string // the program that knows it
 	option string // of the Caddyfile
 	dump   func() (string, error)
+
+	// Of Redis: it stalls, or is killed, until what they return is called.
+	stall, kill func() (heal func())
 }
 
 // storages are all kinds, by name.
@@ -44,9 +48,18 @@ func newFolder(t *testing.T) *storage {
 func startRedis(t *testing.T) *storage {
 	t.Helper()
 	dir, port := t.TempDir(), freePort(t)
-	startProcess(t, "redis-server", exec.Command("redis-server", "--bind", "127.0.0.1", "--port", fmt.Sprint(port),
-		"--dir", dir, "--save", "", "--rdbcompression", "no"))
-	eventually(t, "redis-server answers", func() bool { return listening(port) })
+	start := func() *process {
+		p := startProcess(t, "redis-server", exec.Command("redis-server", "--bind", "127.0.0.1", "--port", fmt.Sprint(port),
+			"--dir", dir, "--save", "", "--appendonly", "yes", "--appendfsync", "always", "--rdbcompression", "no"))
+		eventually(t, "redis-server answers", func() bool { return listening(port) })
+		return p
+	}
+	server := start()
+	signal := func(s syscall.Signal) {
+		if err := server.cmd.Process.Signal(s); err != nil {
+			t.Error(err)
+		}
+	}
 	return &storage{
 		caddy:  "caddy-redis",
 		option: fmt.Sprintf("storage redis {\nhost 127.0.0.1\nport %d\n}", port),
@@ -56,6 +69,14 @@ func startRedis(t *testing.T) *storage {
 			}
 			content, err := os.ReadFile(filepath.Join(dir, "dump.rdb"))
 			return string(content), err
+		},
+		stall: func() func() {
+			signal(syscall.SIGSTOP)
+			return func() { signal(syscall.SIGCONT) }
+		},
+		kill: func() func() {
+			server.kill()
+			return func() { server = start() }
 		},
 	}
 }

@@ -87,6 +87,9 @@ func TestWhatCouldNotBeStoredIsStoredLater(t *testing.T) {
 				if len(failing) == 0 || failing[0].Since.IsZero() || failing[0].Err == nil {
 					t.Errorf("told %+v of the failure", failing)
 				}
+				if len(failing) > 2 {
+					t.Errorf("told %d times within 30 s", len(failing))
+				}
 				if stored := c.events(Stored); len(stored) != 2 || !stored[0].Since.IsZero() || stored[1].Since.IsZero() {
 					t.Errorf("told %+v of what was stored", stored)
 				}

@@ -28,7 +28,8 @@ const (
 	Stored
 
 	// StoreFailing: a generation that was spent for is in memory alone, since
-	// Since, and Err is why. It is told each time that storing fails.
+	// Since, and Err is why. It is told when an update fails to store, and then
+	// once a minute.
 	StoreFailing
 
 	// SignInNeeded: the grant has died.

@@ -17,7 +17,11 @@ type unstored struct {
 	record Record
 	since  time.Time
 	failed bool // to be stored, once at least
+	silent bool // that it fails still is not told again yet
 }
+
+// tellEvery is after how many attempts it is told again that storing fails.
+const tellEvery = 60
 
 func (v *Vault) unstoredOf(name Name) (unstored, bool) {
 	v.mu.Lock()
@@ -60,7 +64,9 @@ func (v *Vault) keep(ctx context.Context, g Grant, r Record) (Held, error) {
 func (v *Vault) storeSlot(ctx context.Context, u unstored) error {
 	if err := v.store(ctx, u.grant.Name, slotOf(u.record.Generation), u.record.unsealed()); err != nil {
 		u.failed = true
-		v.tell(StoreFailing, u, err)
+		if !u.silent {
+			v.tell(StoreFailing, u, err)
+		}
 		return err
 	}
 	v.forget(u)
@@ -92,7 +98,8 @@ func (v *Vault) forget(u unstored) {
 // retry stores a generation until that succeeds, without the lock: another process
 // may hold it that is about to spend what this generation was had for.
 func (v *Vault) retry(u unstored) {
-	for {
+	for attempt := 1; ; attempt++ {
+		u.silent = attempt%tellEvery != 0
 		select {
 		case <-time.After(retryInterval):
 		case <-v.stop:
