@@ -39,9 +39,6 @@ func (a *App) reportGrant(o vault.Outcome) {
 			logger.Info("grant stored after all", append(fields, zap.Time("failed_since", o.Since.Round(time.Second)))...)
 		}
 	case vault.StoreFailing:
-		if failing := time.Since(o.Since).Truncate(time.Second); failing%time.Minute != 0 {
-			return // it is told of every second
-		}
 		logger.Error("the newest refresh token cannot be stored, and is in memory alone; it is stored again and again: check the storage before this process ends", append(fields, zap.Time("since", o.Since.Round(time.Second)))...)
 	case vault.SignInNeeded:
 		logger.Error("the grant is dead: somebody has to sign in again", fields...)
