@@ -70,11 +70,11 @@ func init() {
 	}
 }
 
+var collectors = []prometheus.Collector{perClient{}, tokenRequestDuration, vaultOperations, vaultOperationDuration}
+
 // registerMetrics registers all metrics in a config's registry, once.
 func registerMetrics(registry *prometheus.Registry) error {
-	for _, c := range []prometheus.Collector{
-		perClient{}, tokenRequestDuration, vaultOperations, vaultOperationDuration,
-	} {
+	for _, c := range collectors {
 		if err := registry.Register(c); err != nil && !errors.As(err, new(prometheus.AlreadyRegisteredError)) {
 			return err
 		}
