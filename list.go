@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/upstream-oauth2/caddy-upstream-oauth2/internal/signin"
+	"github.com/upstream-oauth2/caddy-upstream-oauth2/internal/terminal"
 )
 
 func listCommand() *cobra.Command {
@@ -48,7 +49,7 @@ func list(ctx context.Context, cmd *cobra.Command, args []string) error {
 	return table.Flush()
 }
 
-func orDash(text string) string { return cmp.Or(text, "-") }
+func orDash(text string) string { return cmp.Or(terminal.Text(text), "-") }
 
 func dateOf(t time.Time) string {
 	if t.IsZero() {

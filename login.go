@@ -6,11 +6,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
 	"time"
 
+	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/certmagic"
 	"github.com/spf13/cobra"
 
@@ -126,11 +128,14 @@ func (a *App) checkFolder() error {
 	}
 	for _, f := range []string{filepath.Join(folder, "upstream_oauth2"), folder} {
 		if owner := terminal.OtherOwner(f); owner != "" {
-			return usef("the storage folder %s belongs to the user %s, who could not read what is written now; run this instead:\nsudo -u %s %s", f, owner, owner, strings.Join(os.Args, " "))
+			return usef("the storage folder %s belongs to the user %s, who could not read what is written now; run this instead:\n%s", f, owner, terminal.AsUser(owner))
 		}
 	}
 	if _, err := os.Stat(folder); errors.Is(err, os.ErrNotExist) {
 		note("warning: the storage folder %s is not there yet; if the service runs as another user, or with another home, it looks elsewhere: run this command as that user", folder)
+	}
+	if service := terminal.DataFolderOf("caddy"); service != "" && folder == caddy.AppDataDir() && folder != service {
+		note("warning: this writes to %s; a service of the user caddy looks in %s: if that is yours, run this instead:\n%s", folder, service, terminal.AsUser("caddy"))
 	}
 	return nil
 }
@@ -187,10 +192,11 @@ func (l *login) signIn(ctx context.Context) (*signin.Result, error) {
 }
 
 func readRefreshToken(file string) (authserver.Secret, error) {
+	read := func() ([]byte, error) { return os.ReadFile(file) }
 	if file == "-" {
-		file = os.Stdin.Name()
+		read = func() ([]byte, error) { return io.ReadAll(os.Stdin) }
 	}
-	text, err := os.ReadFile(file)
+	text, err := read()
 	if err != nil {
 		return authserver.Secret{}, usef("--refresh-token-file: %w", err)
 	}
@@ -239,8 +245,19 @@ func (l *login) tell(r *signin.Result) error {
 		note("warning: the server gave no refresh token, so somebody has to sign in again when the access token expires. Servers want to be asked for one: add 'offline_access' to 'scope', or write 'authorization_param access_type offline' and 'authorization_param prompt consent' in the block of 'grant authorization_code'. If the server's access tokens do not expire, write how long they are good as 'default_lifetime'")
 	}
 	if missing := missingScopes(r.Asked, r.Granted); missing != "" {
-		note("warning: asked for and not granted: %s", missing)
+		note("warning: asked for and not granted: %s", terminal.Text(missing))
 	}
+	if err := l.write(r); err != nil {
+		return err
+	}
+	if r.Unusable != nil {
+		return fmt.Errorf("the grant is kept, but its access token cannot be used: %w", r.Unusable)
+	}
+	return nil
+}
+
+// write writes the result to standard output.
+func (l *login) write(r *signin.Result) error {
 	if l.json {
 		return json.NewEncoder(os.Stdout).Encode(loginResult{r.Client, r.Account, r.Asked, r.Granted, r.ExpiresAt.UTC().Truncate(time.Second), r.Renewable})
 	}
@@ -252,12 +269,9 @@ func (l *login) tell(r *signin.Result) error {
 	if !r.Renewable {
 		until = "cannot be renewed"
 	}
-	fmt.Printf("Signed in for %s. Scope granted: %s. The access token expires %s, and %s.\n",
-		who, cmp.Or(r.Granted, "not said"), r.ExpiresAt.Local().Format("2006-01-02 15:04:05 MST"), until)
-	if r.Unusable != nil {
-		return fmt.Errorf("the grant is kept, but its access token cannot be used: %w", r.Unusable)
-	}
-	return nil
+	_, err := fmt.Printf("Signed in for %s. Scope granted: %s. The access token expires %s, and %s.\n",
+		who, cmp.Or(terminal.Text(r.Granted), "not said"), r.ExpiresAt.Local().Format("2006-01-02 15:04:05 MST"), until)
+	return err
 }
 
 // missingScopes are those asked for that were not granted.

@@ -61,7 +61,8 @@ func (l *login) withBrowser(ctx context.Context) (*signin.Result, error) {
 
 	select {
 	case a := <-callback.arrived:
-		result, err := l.client.Finish(ctx, pending, a.query, l.replace)
+		// Once somebody has consented, the time is not up any more.
+		result, err := l.client.Finish(context.WithoutCancel(ctx), pending, a.query, l.replace)
 		a.answer <- err
 		return result, err
 	case <-ctx.Done():

@@ -122,6 +122,7 @@ const signInConfig = `
 			client_secret {env.PARTNER_SECRET}
 			grant authorization_code
 			scope read write
+			timeout 5s
 		}
 	}
 }

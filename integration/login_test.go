@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/upstream-oauth2/caddy-upstream-oauth2/internal/caddytest"
 )
 
 // TestLoginOnADesktop: one command, and one click.
@@ -284,8 +286,40 @@ func TestStorageThatCannotKeep(t *testing.T) {
 		if err := os.Chown(s.storage, 54321, 54321); err != nil {
 			t.Skip("only root can give a folder away")
 		}
-		if _, stderr := s.run(2, "login", "--no-browser"); !strings.Contains(stderr, "sudo -u #54321 ") {
+		if _, stderr := s.run(2, "login", "--no-browser"); !strings.Contains(stderr, "sudo -u '#54321' ") {
 			t.Errorf("it says\n%s", stderr)
 		}
 	})
+}
+
+// TestRunningCaddyTakesItUp, without a reload: what is signed in for.
+func TestRunningCaddyTakesItUp(t *testing.T) {
+	newSignInServer(t)
+	caddytest.NewAPIServer(t)
+	s := surround(t, signInConfig)
+	t.Setenv("GRANTS", s.storage)
+	t.Setenv("KEY", oneKey)
+	t.Setenv("PARTNER_SECRET", "partner-secret")
+	c := caddytest.Run(t, `
+{
+	upstream_oauth2 {
+		storage file_system {$GRANTS}
+		encryption_key {env.KEY}
+		client partner {
+			issuer {$ISSUER}
+			client_id partner-id
+			client_secret {env.PARTNER_SECRET}
+			grant authorization_code
+			scope read write
+		}
+	}
+}
+http://{$SITE} {
+	upstream_oauth2 partner
+	reverse_proxy {$API}
+}
+`)
+	c.Want(http.StatusServiceUnavailable)
+	s.run(0, "login", "--device")
+	caddytest.Eventually(t, "a request gets through", func() bool { return c.Get("/", nil).Status == http.StatusOK })
 }

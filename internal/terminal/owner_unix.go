@@ -5,6 +5,7 @@ package terminal
 import (
 	"os"
 	"os/user"
+	"path/filepath"
 	"strconv"
 	"syscall"
 )
@@ -25,4 +26,18 @@ func OtherOwner(folder string) string {
 		return owner.Username
 	}
 	return "#" + id // as sudo takes it
+}
+
+// DataFolderOf returns the folder in which a Caddy of that user keeps its data by
+// default; "" if there is no such user, or folder.
+func DataFolderOf(name string) string {
+	u, err := user.Lookup(name)
+	if err != nil {
+		return ""
+	}
+	folder := filepath.Join(u.HomeDir, ".local", "share", "caddy")
+	if _, err := os.Stat(folder); err != nil {
+		return ""
+	}
+	return folder
 }
