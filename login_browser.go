@@ -103,7 +103,7 @@ func (l *login) explain(redirectURI string) {
 		note("The browser on your machine can come back through a tunnel. Start it there first:\n\n%s\n", forward)
 	}
 	if !l.noBrowser {
-		note("Or let the browser fail to come back, and paste here the address that it ends at,\nwhich begins with %s", redirectURI)
+		note("A browser elsewhere may also fail to come back: then paste here the address\nthat it ends at, which begins with %s", redirectURI)
 	}
 }
 
