@@ -138,8 +138,9 @@ type Entry struct {
 
 // failure is a failed fetch.
 type failure struct {
-	err error
-	at  time.Time
+	err   error
+	at    time.Time
+	first time.Time // of those in a row
 }
 
 // call is a fetch in progress. done closes when it has ended; held or err is set
@@ -506,8 +507,12 @@ func (e *Entry) fail(err error) Outcome {
 	if err == ErrProvisional { // which asks for no token, and has one from the margin on
 		delay = min(delay, max(e.held.Load().marginAt.Sub(now), 0))
 	}
+	first := now
+	if e.failures > 0 {
+		first = e.failure.first
+	}
 	e.failures++
-	e.failure = &failure{err, now}
+	e.failure = &failure{err: err, at: now, first: first}
 	e.schedule(now.Add(delay))
 
 	o := Outcome{Err: err, Failures: e.failures, RetryIn: delay}

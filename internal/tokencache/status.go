@@ -26,14 +26,15 @@ var states = [...]State{absent: StateAbsent, fresh: StateFresh, renewing: StateR
 
 // Status is what there is to say about an entry. It holds no token.
 type Status struct {
-	State       State
-	ExpiresAt   time.Time // of the token in hand; zero if there is none to use
-	RenewAt     time.Time // likewise: from when on it is renewed
-	LastSuccess time.Time // when the token in hand was requested, an expired one included; zero if there is none
-	LastFailure time.Time // zero if there was none
-	LastError   error     // of the last failure; its text is for the operator
-	NextAttempt time.Time // after a failure: the next retry; zero while it is made, and if the next request makes it
-	Failures    int       // in a row
+	State        State
+	ExpiresAt    time.Time // of the token in hand; zero if there is none to use
+	RenewAt      time.Time // likewise: from when on it is renewed
+	LastSuccess  time.Time // when the token in hand was requested, an expired one included; zero if there is none
+	LastFailure  time.Time // zero if there was none
+	LastError    error     // of the last failure; its text is for the operator
+	NextAttempt  time.Time // after a failure: the next retry; zero while it is made, and if the next request makes it
+	Failures     int       // in a row
+	FailingSince time.Time // the first of those; zero if there are none
 }
 
 // Status returns what there is to say about the entry now.
@@ -53,6 +54,9 @@ func (e *Entry) Status() Status {
 		s.ExpiresAt, s.RenewAt = held.expires, held.renewAt
 	} else if e.failures > 0 {
 		s.State = StateFailing
+	}
+	if e.failures > 0 {
+		s.FailingSince = e.failure.first
 	}
 	if e.failures > 0 && e.call == nil && !e.dormant {
 		s.NextAttempt = e.due

@@ -101,6 +101,23 @@ func TestStatus(t *testing.T) {
 	})
 }
 
+// TestFailingSince: failures in a row are told from the first of them.
+func TestFailingSince(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, twentyPercent, always(answer{err: errDown}))
+		entry := r.cache.Entry(nil)
+		start := time.Now()
+		for range 3 {
+			_, _, _ = entry.Token(t.Context())
+			time.Sleep(time.Minute)
+		}
+		synctest.Wait()
+		if s := entry.Status(); s.Failures < 2 || !s.FailingSince.Equal(start) || !s.LastFailure.After(start) {
+			t.Errorf("after failures for %v the status is %+v", time.Since(start), s)
+		}
+	})
+}
+
 func TestStatusOfAccounts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		server := junkFails(&authserver.Error{Kind: authserver.Unavailable})
