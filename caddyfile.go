@@ -27,8 +27,9 @@ func init() {
 	httpcaddyfile.RegisterHandlerDirective(directive, parseDirective)
 	httpcaddyfile.RegisterGlobalOption(directive, parseGlobalOption)
 	// Behind forward_auth, whose server must not see the token, and ahead of
-	// handle and route, which may hold the reverse_proxy.
-	httpcaddyfile.RegisterDirectiveOrder(directive, httpcaddyfile.After, "request_header")
+	// handle and route, which may hold the reverse_proxy. The connect page goes after
+	// request_header: directives of plugins cannot be ordered by each other.
+	httpcaddyfile.RegisterDirectiveOrder(directive, httpcaddyfile.Before, "encode")
 }
 
 func parseDirective(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {

@@ -112,9 +112,12 @@ func (e exposing) Replace(ctx context.Context, rejected *authserver.Token) *auth
 var errTrace = errors.New("TRACE is refused: its answer would show the access token")
 
 // withoutToken does what on_error says. Error routes and log_append learn which
-// client it was from {http.upstream_oauth2.client}.
+// client it was from {http.upstream_oauth2.client}, and where somebody signs in for it
+// from {http.upstream_oauth2.sign_in_url}.
 func (h *Handler) withoutToken(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, err error) error {
-	r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer).Set("http.upstream_oauth2.client", h.live.name)
+	repl := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+	repl.Set("http.upstream_oauth2.client", h.live.name)
+	repl.Set("http.upstream_oauth2.sign_in_url", h.app.signInURL(h.live))
 	h.live.retryIfChanged()
 	if h.live.definition.PassesWithoutToken() && r.Context().Err() == nil {
 		h.live.counters.injections[howPassed].Add(1)

@@ -28,6 +28,7 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	"github.com/upstream-oauth2/caddy-upstream-oauth2/config"
+	"github.com/upstream-oauth2/caddy-upstream-oauth2/connect"
 	"github.com/upstream-oauth2/caddy-upstream-oauth2/internal/upstream"
 )
 
@@ -69,6 +70,8 @@ type App struct {
 
 	events *caddyevents.App
 	queue  chan event
+
+	pages []connect.Page
 }
 
 // CaddyModule returns the Caddy module information.
@@ -235,6 +238,7 @@ type Handler struct {
 
 	config.Client
 
+	app      *App
 	live     *client
 	upstream *upstream.Upstream
 }
@@ -259,10 +263,11 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if err != nil {
 		return err
 	}
+	h.app = app.(*App)
 	if h.Client.Equal(config.Client{}) {
-		h.live, err = app.(*App).refer(h.Name)
+		h.live, err = h.app.refer(h.Name)
 	} else {
-		h.live, err = app.(*App).open(ctx, h.Name, h.Client)
+		h.live, err = h.app.open(ctx, h.Name, h.Client)
 	}
 	if err != nil {
 		return err
