@@ -129,7 +129,7 @@ const signInConfig = `
 `
 
 const (
-	commandKey     = "b7ZpCqd2JrLbZ9tqkLwS9Qm0m4Vq0Jm1b5kq1mJq0rA="
+	commandKey      = "b7ZpCqd2JrLbZ9tqkLwS9Qm0m4Vq0Jm1b5kq1mJq0rA="
 	otherCommandKey = "a7ZpCqd2JrLbZ9tqkLwS9Qm0m4Vq0Jm1b5kq1mJq0rA="
 )
 
