@@ -172,7 +172,9 @@ func TestAttackMixUp(t *testing.T) {
 	}
 	wantRefused(t, a.ann.get(strings.Replace(back, issuer, "https%3A%2F%2Fevil.example", 1)), http.StatusBadRequest)
 	wantRefused(t, a.ann.get(strings.Replace(back, "iss="+issuer, "", 1)), http.StatusBadRequest)
-	wantRefused(t, a.ann.get(strings.Replace(back, "/partner/", "/own/", 1)), http.StatusForbidden)
+	for _, client := range []string{"/other/", "/own/"} {
+		wantRefused(t, a.ann.get(strings.Replace(back, "/partner/", client, 1)), http.StatusForbidden)
+	}
 	a.wantNothing(t)
 }
 
