@@ -276,7 +276,7 @@ func TestStorageThatCannotKeep(t *testing.T) {
 	t.Run("another key", func(t *testing.T) {
 		s := surround(t, signInConfig)
 		s.run(0, "login", "--device")
-		s.env = append(s.env, "KEY="+anotherKey)
+		s.env = append(s.env, "KEY="+otherCommandKey)
 		if _, stderr := s.run(4, "login", "--no-browser"); strings.Contains(stderr, "/authorize") || !strings.Contains(stderr, "previous_encryption_key") {
 			t.Errorf("it says\n%s", stderr)
 		}
@@ -298,7 +298,7 @@ func TestRunningCaddyTakesItUp(t *testing.T) {
 	caddytest.NewAPIServer(t)
 	s := surround(t, signInConfig)
 	t.Setenv("GRANTS", s.storage)
-	t.Setenv("KEY", oneKey)
+	t.Setenv("KEY", commandKey)
 	t.Setenv("PARTNER_SECRET", "partner-secret")
 	c := caddytest.Run(t, `
 {
