@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -275,13 +277,13 @@ func TestForgottenTokenIsNotFetchedAgain(t *testing.T) {
 			entry.Forget()
 		}
 		first, _, _ := entry.Token(t.Context())
-		if source.held[0] != nil || source.held[1] == nil || source.held[2] == nil || source.held[1] == source.held[2] {
-			t.Errorf("the source was told of %v", source.held)
+		if told := source.told(); told[0] != nil || told[1] == nil || told[2] == nil || told[1] == told[2] {
+			t.Errorf("the source was told of %v", told)
 		}
 		time.Sleep(55 * time.Second)
 		_, _, _ = entry.Token(t.Context())
 		synctest.Wait()
-		if source.held[3] != first {
+		if source.told()[3] != first {
 			t.Error("a renewal was told of another token than the one in hand")
 		}
 	})
@@ -289,11 +291,20 @@ func TestForgottenTokenIsNotFetchedAgain(t *testing.T) {
 
 // tellsHeld is a source that remembers which token was in hand at each fetch.
 type tellsHeld struct {
+	mu   sync.Mutex
 	held []*authserver.Token
 }
 
+func (s *tellsHeld) told() []*authserver.Token {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.held)
+}
+
 func (s *tellsHeld) Fetch(_ context.Context, _ []string, held *authserver.Token) (*authserver.Token, error) {
+	s.mu.Lock()
 	s.held = append(s.held, held)
+	s.mu.Unlock()
 	token := authserver.NewToken("token", "Bearer")
 	token.Lifetime, token.RequestedAt = time.Minute, time.Now()
 	return token, nil
