@@ -1,4 +1,4 @@
-package integration
+package command
 
 import (
 	"encoding/json"

@@ -1,4 +1,4 @@
-package integration
+package command
 
 import (
 	"bufio"
@@ -30,7 +30,7 @@ var caddyBinary = sync.OnceValues(func() (string, error) {
 		return "", err
 	}
 	file := filepath.Join(folder, "caddy")
-	out, err := exec.Command("go", "build", "-o", file, "../cmd/caddy").CombinedOutput()
+	out, err := exec.Command("go", "build", "-o", file, "../../cmd/caddy").CombinedOutput()
 	if err != nil {
 		return "", fmt.Errorf("%w: %s", err, out)
 	}
